@@ -1,0 +1,102 @@
+"""Every flag of masa.py, with the laptop's values as defaults, and the presets for larger runs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Optional
+
+from transformers import HfArgumentParser
+
+
+def flag(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Config:
+    model: str = flag("toy", "the policy: toy (built in), a local folder, or a model id of the hub")
+    data: Optional[str] = flag(None, "problems: toy, a .parquet/.jsonl/.json/.csv file, or a dataset id of the hub")
+    data_split: str = flag("train", "split of a dataset of the hub")
+    eval_data: Optional[str] = flag(None, "held-out problems; by default some that are taken out of --data")
+    algo: Literal["grpo", "masa"] = flag("masa", "grpo: solutions only; masa: solutions and meta predictions")
+    preset: Optional[Literal["toy", "gpu", "paper"]] = flag(
+        None, "values for the flags that are not given: toy, gpu (one card), paper; toy goes with the toy model")
+    output: Optional[str] = flag(None, "folder of the run; by default runs/MODEL-ALGO")
+    resume: bool = flag(False, "go on with the run in the output folder")
+    seed: int = flag(0, "of the order of problems and of sampling")
+    device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
+
+    steps: int = flag(100, "training steps")
+    problems_per_step: int = flag(16, "problems per training step")
+    group_size: int = flag(8, "G, solutions per problem")
+    meta_group_size: int = flag(8, "M, meta predictions per problem")
+    max_new_tokens: int = flag(96, "budget of a solution, in tokens")
+    max_meta_tokens: int = flag(32, "budget of a meta prediction, in tokens")
+    max_prompt_tokens: int = flag(128, "problems with longer prompts are left out")
+    temperature: float = flag(1.0, "of sampling and of the log-probabilities")
+    thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
+    notion_variant: Literal["count", "rate"] = flag("count", "of the notion reward; count is the paper's")
+
+    learning_rate: float = flag(8e-4, "of AdamW")
+    weight_decay: float = flag(0.0, "of AdamW")
+    warmup_steps: int = flag(5, "steps over which the learning rate rises to its constant value")
+    max_grad_norm: float = flag(1.0, "norm to which gradients are clipped")
+    clip_low: float = flag(0.2, "the ratio is clipped at 1 - clip_low")
+    clip_high: float = flag(0.28, "the ratio is clipped at 1 + clip_high")
+    aggregation: Literal["token", "sequence", "constant"] = flag(
+        "token", "mean of the loss over tokens (DAPO), over rollouts (GRPO), or by a constant length (Dr. GRPO)")
+    beta: float = flag(0.0, "weight of the KL penalty against the initial policy")
+    inner_epochs: int = flag(1, "passes over the rollouts of a step")
+    minibatches: int = flag(1, "optimiser steps per pass")
+    micro_batch_tokens: int = flag(16_384, "tokens per forward and backward pass; does not change the gradient")
+    max_tokens: int = flag(131_072, "tokens of rollouts that are generated at once")
+    bf16: Optional[bool] = flag(None, "compute in bfloat16, with float32 weights; by default on cuda")
+    gradient_checkpointing: Optional[bool] = flag(None, "recompute activations to save memory; by default on cuda")
+
+    eval_problems: int = flag(64, "held-out problems of the evaluations before, during and after; 0 for none")
+    eval_samples: int = flag(8, "solutions, and meta predictions, per held-out problem")
+    eval_every: int = flag(20, "steps between evaluations; 0 for only before and after")
+    show_every: int = flag(20, "steps between rollouts shown in full; 0 for never")
+    checkpoint_every: int = flag(25, "steps between checkpoints; 0 for only at the end")
+    report_to: Optional[Literal["wandb", "tensorboard", "trackio"]] = flag(None, "also log there, if installed")
+    trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
+
+    @property
+    def paths(self):
+        return ("solution",) if self.algo == "grpo" else ("solution", "meta")
+
+    def check(self):
+        """Raises ValueError with one line if a value makes no sense."""
+        for name, low in {
+                "steps": 1, "problems_per_step": 1, "group_size": 2, "meta_group_size": 2, "max_new_tokens": 1,
+                "max_meta_tokens": 1, "max_prompt_tokens": 1, "inner_epochs": 1, "minibatches": 1,
+                "micro_batch_tokens": 1, "max_tokens": 1, "eval_samples": 1, "warmup_steps": 0, "eval_problems": 0,
+                "eval_every": 0, "show_every": 0, "checkpoint_every": 0, "weight_decay": 0, "beta": 0, "seed": 0}.items():
+            if not getattr(self, name) >= low:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at least {low}")
+        for name in ("temperature", "learning_rate", "max_grad_norm", "clip_low", "clip_high"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be above 0")
+
+
+GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16, max_new_tokens=3072,
+           max_meta_tokens=768, max_prompt_tokens=1024, learning_rate=1e-6, weight_decay=0.1, warmup_steps=20,
+           micro_batch_tokens=16_384, max_tokens=524_288, eval_problems=32, eval_samples=4, checkpoint_every=10,
+           show_every=1)
+PRESETS = {
+    "toy": {},                  # the defaults above
+    "gpu": GPU,
+    "paper": GPU | dict(model="Qwen/Qwen3-8B-Base", steps=314, problems_per_step=128, group_size=16, meta_group_size=16,
+                        max_new_tokens=16_384, max_meta_tokens=4096, max_prompt_tokens=2048)}
+
+
+def parse_config(arguments=None):
+    """The Config of a command line; a preset fills in the flags that are not given."""
+    parser = HfArgumentParser(Config, description="MASA: meta-awareness via self-alignment, from scratch. README.md explains every flag.", allow_abbrev=False)
+    config, = parser.parse_args_into_dataclasses(arguments)
+    name = config.preset or ("toy" if config.model == "toy" else "gpu")
+    parser.set_defaults(**PRESETS[name])
+    config, = parser.parse_args_into_dataclasses(arguments)
+    config.data = config.data or "toy"
+    config.output = config.output or f"runs/{Path(config.model).name.lower()}-{config.algo}"
+    config.check()
+    return config

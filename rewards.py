@@ -1,0 +1,173 @@
+r"""Meta predictions: from text to numbers and back, and how well they agree with the policy's own rollouts.
+
+A meta rollout ends in a JSON object with three predictions about the solutions of the same problem:
+
+    <meta>two turns to undo, one of them big</meta>
+    {"math_notion": ["inversion"], "pass_rate": 5, "solution_length": 40}
+
+Each is rewarded for agreeing with the G solution rollouts, of lengths l_i (tokens) and correctness c_i (0, 1):
+
+    r_length     = 1  if  min(l_i | c_i = 1) <= solution_length <= max(l_i | c_i = 1),  else 0
+    r_difficulty = 0.01 ** |pass_rate / 8 - mean(c)|
+    r_notion     = share of predicted notions that occur in more correct than incorrect rollouts
+    r_meta       = (r_length + r_difficulty + r_notion) / 3
+
+(MASA, arXiv 2510.03259, eq. 1 to 4.) No external data is involved: the policy is aligned with itself.
+
+What remains hackable by the paper's own definition: the notion reward counts rollouts, so that a word which is
+in every solution scores 1 as soon as most of the group is right ("therefore"; mere function words such as "the"
+are ignored here), and one sure notion alone scores as much as a full list. `variant="rate"` compares shares
+instead of counts and gives nothing for a word that correct and incorrect rollouts have equally often.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+ATTEMPTS = 8                    # pass_rate counts right attempts out of 8, whatever the group size
+MAX_NOTIONS = 32                # a longer list is no prediction
+MAX_CHARACTERS = 200_000        # of a completion that are searched for notions
+TAIL = 10_000                   # characters at the end of a meta rollout that are searched for the JSON object
+KEYS = ("math_notion", "pass_rate", "solution_length")
+
+# Words without content; matched against solutions they would be right for free.
+FUNCTION_WORDS = frozenset(
+    "a about after all also an and any are as at be been both but by can do does each for from has have hence here "
+    "how if in into is it its let more no not now of on one only or other our over same so some such than that the "
+    "their them then there therefore these they this those thus to up us use we what when where which will with you"
+    .split())
+
+
+@dataclass(frozen=True)
+class MetaPrediction:
+    """What a meta rollout predicts; None stands for a field that is missing or invalid.
+
+    notions: tuple of strings. pass_rate: right attempts out of 8. solution_length: tokens of one solution.
+    reasoning: the text before the JSON object.
+    """
+    notions: tuple | None = None
+    pass_rate: int | None = None
+    solution_length: int | None = None
+    reasoning: str = ""
+
+
+def parse_meta(text):
+    """The prediction of a meta rollout: the last JSON object in `text` that has one of the three keys.
+
+    Key order, spacing, line breaks, code fences and braces inside strings do not matter. An invalid or missing
+    field costs only itself: integers only, pass_rate in 0..8, solution_length in 1..2**31. Never raises.
+    """
+    if not isinstance(text, str):
+        return MetaPrediction()
+    offset = max(0, len(text) - TAIL)
+    tail, found, start = text[offset:], None, 0
+    decoder = json.JSONDecoder()
+    while (start := tail.find("{", start)) >= 0:
+        try:
+            value, end = decoder.raw_decode(tail, start)
+        except (ValueError, RecursionError):        # ValueError: no JSON, or an integer of 4,300 digits
+            start += 1
+            continue
+        if any(key in value for key in KEYS):
+            found, start = (value, start), end
+        else:
+            start += 1                              # it may hold the object in question
+    if found is None:
+        return MetaPrediction()
+    value, start = found
+    pass_rate, length, notions = value.get("pass_rate"), value.get("solution_length"), value.get("math_notion")
+    return MetaPrediction(
+        notions=tuple(map(printable, filter(is_text, notions)))
+        if isinstance(notions, list) and len(notions) <= MAX_NOTIONS else None,
+        pass_rate=pass_rate if type(pass_rate) is int and 0 <= pass_rate <= ATTEMPTS else None,
+        solution_length=length if type(length) is int and 1 <= length < 2**31 else None,
+        reasoning=text[:offset + start])
+
+
+def format_meta(prediction):
+    """The inverse of `parse_meta`: the text of a meta rollout that makes `prediction` (None becomes null)."""
+    return prediction.reasoning + json.dumps({
+        "math_notion": None if prediction.notions is None else list(prediction.notions),
+        "pass_rate": prediction.pass_rate,
+        "solution_length": prediction.solution_length}, ensure_ascii=False)
+
+
+def is_text(value):
+    return isinstance(value, str)
+
+
+def printable(text):
+    """`text` without lone surrogates, which JSON can spell but no tokenizer or file takes."""
+    return text.encode("utf-8", "ignore").decode()
+
+
+# --- The three rewards ------------------------------------------------------------------------------------
+
+def length_reward(solution_length, lengths, correct):
+    """1.0 if the predicted length lies between the shortest and the longest correct solution, both inclusive.
+
+    solution_length: tokens, or None. lengths: G token counts. correct: G booleans. 0.0 if none is correct.
+    (Eq. 1. The released code compares strictly, so that one correct rollout could never be predicted.)
+    """
+    right = [length for length, c in zip(lengths, correct) if c]
+    return float(solution_length is not None and bool(right) and min(right) <= solution_length <= max(right))
+
+
+def difficulty_reward(pass_rate, correct):
+    """0.01 ** |pass_rate / 8 - mean(correct)| for a pass_rate in 0..8, 0.0 for None (eq. 2)."""
+    if pass_rate is None:
+        return 0.0
+    return 0.01 ** abs(pass_rate / ATTEMPTS - sum(map(bool, correct)) / len(correct))
+
+
+def notion_reward(notions, problem, completions, correct, variant="count"):
+    """The share of predicted notions that occur in more correct than incorrect solutions (eq. 3).
+
+    notions: strings, or None. problem: the statement, without the instructions around it. completions: G texts.
+    variant "rate" asks for a larger share of the correct than of the incorrect solutions. Notions are compared
+    without regard to case, white space and repetition; those that the problem mentions, or that are mere
+    function words, count neither for nor against. 0.0 if nothing is left.
+    """
+    problem = plain(problem)
+    left = [notion for notion in dict.fromkeys(map(plain, notions or ()))
+            if notion.strip() and not set(notion.split()) <= FUNCTION_WORDS and not mentions(problem, notion)]
+    right = [plain(text) for text, c in zip(completions, correct) if c]
+    wrong = [plain(text) for text, c in zip(completions, correct) if not c]
+    hits = 0
+    for notion in left:
+        in_right = sum(mentions(text, notion) for text in right)
+        in_wrong = sum(mentions(text, notion) for text in wrong)
+        if variant == "rate":
+            hits += in_right / max(len(right), 1) > in_wrong / max(len(wrong), 1)
+        else:
+            hits += in_right > in_wrong
+    return hits / len(left) if left else 0.0
+
+
+def meta_rewards(prediction, problem, completions, lengths, correct, variant="count"):
+    """The three rewards of one prediction against G solutions, as {"length", "difficulty", "notion"}.
+
+    Their mean is r_meta (eq. 4). It is never added to the reward of a solution.
+    """
+    return {"length": length_reward(prediction.solution_length, lengths, correct),
+            "difficulty": difficulty_reward(prediction.pass_rate, correct),
+            "notion": notion_reward(prediction.notions, problem, completions, correct, variant)}
+
+
+@lru_cache(maxsize=64)
+def plain(text):
+    """`text` as words and signs with one space around each, so that whole words can be found as substrings."""
+    return " " + " ".join(re.findall(r"\w+|[^\w\s]", text[:MAX_CHARACTERS].casefold())) + " "
+
+
+def mentions(text, notion):
+    """Does `notion`, in the singular or a regular plural, occur in `text` as whole words? Both are `plain`."""
+    notion = notion.strip()
+    if notion[-1:] == "s" and len(notion) > 3 and notion[-2] not in "sui":      # not gas, class, locus, axis
+        stem = notion[:-3] + "y" if notion.endswith("ies") else notion[:-1]
+        forms = {notion, stem, notion[:-2] if notion.endswith("es") else stem}
+    else:
+        plural = notion[:-1] + "ies" if re.search("[^aeiou]y$", notion) else notion + "s"
+        forms = {notion, plural, notion + "es"}
+    return any(f" {form} " in text for form in forms)

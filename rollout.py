@@ -1,0 +1,190 @@
+r"""Rollouts: the prompts of both paths, and sampling from the policy with Hugging Face's `generate`.
+
+The same policy answers two prompts about every problem. The *solution* prompt asks for reasoning and a boxed
+answer; the *meta* prompt asks it to predict, before solving, how its own solutions will go. Token ids are
+kept from sampling to training: text that is decoded for the graders is never tokenised again.
+
+Rows are grouped by problem: rows i*G to (i+1)*G - 1 belong to problem i. Prompts are padded on the left,
+completions on the right, and `mask` marks by position, not by value, the tokens that were sampled, with the
+terminating EOS: pad may equal EOS, and several tokens may end a completion.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+# --- Prompts ----------------------------------------------------------------------------------------------
+
+SOLUTION = "Reason step by step, and put the final answer in \\boxed{}."
+META_SYSTEM = "You predict how your own attempts at a problem will go. You do not solve it."
+META = (
+    "Before anyone solves this problem, predict how your own solutions of it will go. First reason briefly "
+    "between <meta> and </meta>: what does it take, and where do you slip? Then write one JSON object with three "
+    'keys. "math_notion": a list of concepts that your solution will use and the problem does not mention. '
+    '"pass_rate": of 8 attempts of yours, how many will be right, an integer from 0 to 8. "solution_length": '
+    "how many tokens one attempt will take, an integer from 1 to {budget}.")
+HINT = "These concepts may help: {notions}."
+HINT_LENGTH = "About {length} tokens should be enough."
+
+# The fixed parts of all prompts; the toy world's tokenizer has a token for each.
+PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT, HINT_LENGTH)
+           for part in template.replace("{notions}", "{budget}").replace("{length}", "{budget}").split("{budget}")
+           if part.strip(".")]
+
+
+def solution_messages(problem):
+    """The chat that asks for a solution of `problem` (a text)."""
+    return [{"role": "user", "content": f"{problem}\n\n{SOLUTION}"}]
+
+
+def meta_messages(problem, budget):
+    """The chat that asks for a meta prediction; `budget` is the most tokens that a *solution* may take."""
+    return [{"role": "system", "content": META_SYSTEM},
+            {"role": "user", "content": f"{problem}\n\n{META.replace('{budget}', str(budget))}"}]
+
+
+def hint_messages(problem, notions, length=None):
+    """The chat that asks for a solution and passes on predicted notions (strings) and a length in tokens."""
+    hints = [HINT.replace("{notions}", ", ".join(notions))] if notions else []
+    hints += [HINT_LENGTH.replace("{length}", str(length))] if length else []
+    return solution_messages("\n\n".join([problem, *hints]))
+
+
+def encode(tokenizer, messages, thinking=False):
+    """The token ids of a chat, ready to be completed.
+
+    `thinking` sets the switch of chat templates that have one (Qwen3's `enable_thinking`). A base model without
+    a chat template gets the texts separated by blank lines.
+    """
+    if tokenizer.chat_template is None:
+        text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+        return tokenizer(text)["input_ids"]
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]       # the template has written them
+
+
+# --- Sampling ---------------------------------------------------------------------------------------------
+
+@dataclass
+class Rollouts:
+    """B sampled completions and what they were sampled from.
+
+    prompt_ids, prompt_mask: [B, P], left-padded, True on prompt tokens.
+    completion_ids, mask:    [B, T], right-padded, True on sampled tokens, the terminating EOS included.
+    finished:                [B], True where the policy ended by itself, False where its budget ran out.
+    texts:                   B strings, without special tokens.
+    """
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+    mask: torch.Tensor
+    finished: torch.Tensor
+    texts: list
+
+    def __len__(self):
+        return len(self.texts)
+
+    @property
+    def lengths(self):
+        """Tokens of each completion, as a list of B integers."""
+        return self.mask.sum(1).tolist()
+
+    def select(self, rows):
+        """The rollouts at `rows` (a list of indices), without the columns that only others used."""
+        prompt_mask, mask = self.prompt_mask[rows], self.mask[rows]
+        left = self.prompt_mask.shape[1] - int(prompt_mask.sum(1).max()) if rows else 0
+        right = int(mask.sum(1).max()) if rows else 0
+        return Rollouts(self.prompt_ids[rows, left:], prompt_mask[:, left:], self.completion_ids[rows, :right],
+                        mask[:, :right], self.finished[rows], [self.texts[row] for row in rows])
+
+
+def concat(parts):
+    """Several Rollouts as one, padded to the widest of them."""
+    def stack(name, pad):               # what stands in padding does not matter: the masks are False there
+        width = max(getattr(part, name).shape[1] for part in parts)
+        return torch.cat([F.pad(tensor, pad(width - tensor.shape[1]))
+                          for tensor in (getattr(part, name) for part in parts)])
+
+    left, right = (lambda n: (n, 0)), (lambda n: (0, n))
+    return Rollouts(stack("prompt_ids", left), stack("prompt_mask", left), stack("completion_ids", right),
+                    stack("mask", right), torch.cat([part.finished for part in parts]),
+                    [text for part in parts for text in part.texts])
+
+
+def eos_ids(model, tokenizer):
+    """All token ids that end a completion: those of the tokenizer and of the checkpoint's generation config."""
+    configured = model.generation_config.eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [*configured, tokenizer.eos_token_id] if token is not None})
+
+
+class RowBudget(StoppingCriteria):
+    """Ends row b of the batch after budgets[b] sampled tokens; `generate` pads it from there on."""
+
+    def __init__(self, prompt_length, budgets):
+        self.limits = prompt_length + budgets
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids.shape[1] >= self.limits
+
+
+@contextmanager
+def sampling_mode(model):
+    """Evaluation mode, without the checkpoint's own generation config; both are put back afterwards.
+
+    In train mode with gradient checkpointing `generate` returns wrong tokens, and a field that we leave unset
+    would be taken from the checkpoint's generation config (top_k = 20, a repetition penalty, ...).
+    """
+    was_training, generation_config = model.training, model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = generation_config
+        model.train(was_training)
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max_tokens=None):
+    """Sample one completion for each prompt, from the plain distribution of the policy.
+
+    prompts: B lists of token ids; repeat a prompt to get a group. budgets: the most tokens to sample, an
+    integer or B of them. max_tokens: B * (P + T) is split into batches of at most this many tokens, to fit
+    memory. Draws from torch's global generator. temperature 0 is greedy. Returns Rollouts of B rows.
+    """
+    device, pad = model.device, tokenizer.pad_token_id
+    ends = eos_ids(model, tokenizer)
+    pad = ends[0] if pad is None else pad
+    budgets = [budgets] * len(prompts) if isinstance(budgets, int) else list(budgets)
+    width, longest = max(map(len, prompts)), max(budgets)
+    rows_at_once = max(1, (max_tokens or len(prompts) * (width + longest)) // (width + longest))
+
+    prompt_ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    prompt_mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
+    limits = torch.tensor(budgets, device=device)
+    sampling = dict(do_sample=True, temperature=temperature, top_p=top_p) if temperature else dict(do_sample=False)
+    completion_ids = torch.full((len(prompts), longest), pad, device=device)
+    with sampling_mode(model):
+        for start in range(0, len(prompts), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            config = GenerationConfig(
+                **sampling, top_k=0, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
+                eos_token_id=ends, max_new_tokens=max(budgets[rows]))
+            sequences = model.generate(
+                input_ids=prompt_ids[rows], attention_mask=prompt_mask[rows].long(), generation_config=config,
+                stopping_criteria=StoppingCriteriaList([RowBudget(width, limits[rows])]))
+            completion_ids[rows, :sequences.shape[1] - width] = sequences[:, width:]
+
+    positions = torch.arange(longest, device=device)
+    is_end = torch.isin(completion_ids, torch.tensor(ends, device=device)) & (positions < limits[:, None])
+    first_end = torch.where(is_end, positions, longest).amin(1)
+    mask = positions < torch.minimum(first_end + 1, limits)[:, None]
+    completions = [ids[keep].tolist() for ids, keep in zip(completion_ids, mask)]
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Rollouts(prompt_ids, prompt_mask, completion_ids, mask, first_end < longest, texts)

@@ -1,0 +1,121 @@
+"""The folder of a run: config, metrics, checkpoints. Whatever moment a run is killed at, it can be resumed.
+
+    runs/NAME/config.json       the flags of the run
+    runs/NAME/metrics.jsonl     one line per step
+    runs/NAME/rollouts.jsonl    now and then one solution and one meta rollout in full, with their rewards
+    runs/NAME/checkpoint/       the newest checkpoint: a Hugging Face model folder and trainer.pt
+    runs/NAME/*.png, *.json     what the run shows at its end
+
+A checkpoint is written beside the old one and takes its place by renaming, so that there is always a whole one.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+try:
+    import fcntl
+except ImportError:             # Windows: a folder in use is not noticed there
+    fcntl = None
+
+
+class RunFolder:
+    """Opens `path` for one process. Raises ValueError with one line if it is in use or already holds a run."""
+
+    def __init__(self, path, config, resume=False):
+        self.path = Path(path)
+        self.checkpoint, self.previous = self.path / "checkpoint", self.path / "checkpoint.previous"
+        started = (self.path / "config.json").exists()
+        if started and not resume:
+            raise ValueError(f"{path} already holds a run: add --resume to go on with it, or choose another "
+                             "folder with --output")
+        if resume and not started:
+            raise ValueError(f"{path} holds no run to resume: leave out --resume, or name its folder with --output")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.path / ".lock", "w")
+            if fcntl:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{path} is in use by another process") from None
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+        if not self.checkpoint.exists() and self.previous.exists():     # killed between the two renames
+            self.previous.rename(self.checkpoint)
+        if resume:
+            self.check(config)
+        else:
+            self.write_json("config.json", config)
+
+    def check(self, config):
+        """Resuming with another model, data or method would continue another run."""
+        stored = self.read_json("config.json")
+        free = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset", "output"}
+        changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
+                   if name not in free and stored.get(name) != value]
+        if changed:
+            raise ValueError(f"{self.path} was started with other flags: {'; '.join(changed)}. Give the same ones, or "
+                             "start another run with --output")
+
+    def write_json(self, name, content):
+        """Write a JSON file that is either the old one or the whole new one."""
+        part = self.path / f"{name}.part"
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
+        os.replace(part, self.path / name)
+
+    def read_json(self, name):
+        return json.loads((self.path / name).read_text())
+
+    # Metrics: appended line by line. What a killed run logged after its last checkpoint is cut off on resuming.
+
+    def append(self, name, row):
+        """Add one JSON line to a .jsonl file; `row` has its step under "step"."""
+        with open(self.path / name, "a") as file:
+            file.write(json.dumps(row, ensure_ascii=True) + "\n")
+
+    def read(self, name):
+        """All rows of a .jsonl file; a torn last line is left out."""
+        rows = []
+        path = self.path / name
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def rewind(self, step):
+        """Drop what was logged from `step` on, after the checkpoint that the run goes on from."""
+        for name in ("metrics.jsonl", "rollouts.jsonl"):
+            rows = [row for row in self.read(name) if row["step"] < step]
+            part = self.path / f"{name}.part"
+            part.write_text("".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
+            os.replace(part, self.path / name)
+
+    # Checkpoints
+
+    def save(self, model, tokenizer, trainer):
+        """Write a checkpoint: the model for `from_pretrained`, and `trainer` (tensors and plain values)."""
+        new = self.path / "checkpoint.new"
+        shutil.rmtree(new, ignore_errors=True)
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        torch.save(trainer, new / "trainer.pt")
+        shutil.rmtree(self.previous, ignore_errors=True)
+        if self.checkpoint.exists():
+            self.checkpoint.rename(self.previous)
+        new.rename(self.checkpoint)
+        shutil.rmtree(self.previous, ignore_errors=True)
+
+    def load_trainer(self):
+        """The `trainer` of the newest checkpoint, or None if there is no checkpoint yet."""
+        if not self.checkpoint.exists():
+            return None
+        try:
+            return torch.load(self.checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
+        except Exception as error:          # missing, truncated or of another kind: torch has many names for it
+            raise ValueError(f"{self.checkpoint} is damaged ({str(error).splitlines()[0]}): remove it to start over") \
+                from None
