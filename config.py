@@ -60,17 +60,13 @@ class Config:
     report_to: Optional[Literal["wandb", "tensorboard", "trackio"]] = flag(None, "also log there, if installed")
     trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
 
-    @property
-    def paths(self):
-        return ("solution",) if self.algo == "grpo" else ("solution", "meta")
-
     def check(self):
         """Raises ValueError with one line if a value makes no sense."""
-        for name, low in {
-                "steps": 1, "problems_per_step": 1, "group_size": 2, "meta_group_size": 2, "max_new_tokens": 1,
-                "max_meta_tokens": 1, "max_prompt_tokens": 1, "inner_epochs": 1, "minibatches": 1,
-                "micro_batch_tokens": 1, "max_tokens": 1, "eval_samples": 1, "warmup_steps": 0, "eval_problems": 0,
-                "eval_every": 0, "show_every": 0, "checkpoint_every": 0, "weight_decay": 0, "beta": 0, "seed": 0}.items():
+        least = {"steps": 1, "problems_per_step": 1, "group_size": 2, "meta_group_size": 2, "max_new_tokens": 1,
+                 "max_meta_tokens": 1, "max_prompt_tokens": 1, "inner_epochs": 1, "minibatches": 1,
+                 "micro_batch_tokens": 1, "max_tokens": 1, "eval_samples": 1, "warmup_steps": 0, "eval_problems": 0,
+                 "eval_every": 0, "show_every": 0, "checkpoint_every": 0, "weight_decay": 0, "beta": 0, "seed": 0}
+        for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at least {low}")
         for name in ("temperature", "learning_rate", "max_grad_norm", "clip_low", "clip_high"):
@@ -91,7 +87,7 @@ PRESETS = {
 
 def parse_config(arguments=None):
     """The Config of a command line; a preset fills in the flags that are not given."""
-    parser = HfArgumentParser(Config, description="MASA: meta-awareness via self-alignment, from scratch. README.md explains every flag.", allow_abbrev=False)
+    parser = HfArgumentParser(Config, allow_abbrev=False, description="MASA, from scratch. README.md explains every flag.")
     config, = parser.parse_args_into_dataclasses(arguments)
     name = config.preset or ("toy" if config.model == "toy" else "gpu")
     parser.set_defaults(**PRESETS[name])

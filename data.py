@@ -172,3 +172,13 @@ def why_unusable(text, answer):
     except UnicodeEncodeError:
         return "not valid Unicode"
     return None if equal(answer, answer) else "answer that the grader cannot read"
+
+
+# --- The order of training --------------------------------------------------------------------------------
+
+def draw(problems, start, count, seed):
+    """`count` problems from place `start` on of an endless sequence: one shuffled pass after another."""
+    places = range(start, start + count)
+    orders = {epoch: random.Random(f"{seed} {epoch}").sample(range(len(problems)), len(problems))
+              for epoch in {place // len(problems) for place in places}}
+    return [problems[orders[place // len(problems)][place % len(problems)]] for place in places]

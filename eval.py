@@ -5,6 +5,7 @@ problem; `summarise` turns records into figures.
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,21 @@ def load_policy(name, device="cpu", seed=0, trust_remote_code=False):
     except (OSError, ValueError, KeyError) as error:    # no such model, no weights, no tokenizer, unknown type
         raise ValueError(f"model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     return model.to(device), tokenizer
+
+
+def pick_device(name):
+    """The torch.device of --device; raises ValueError if it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name != "auto" and not there.get(name.split(":")[0]):
+        raise ValueError(f"--device {name} is not available here; there is {', '.join(n for n in there if there[n])}")
+    return torch.device(next(n for n in there if there[n]) if name == "auto" else name)
+
+
+def precision(device, bf16=None):
+    """The context to compute in: bfloat16 where it is wanted (None: on cuda); weights and gradients stay float32."""
+    if bf16 or bf16 is None and device.type == "cuda":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 def evaluate(model, tokenizer, problems, samples=8, metas=8, budget=96, meta_budget=32, temperature=1.0, top_p=1.0,
@@ -118,9 +134,9 @@ def summarise(records):
     if predictions:
         pass_rates, lengths = awareness(records)
         for name in ("length", "difficulty", "notion"):
-            summary[f"meta_reward/{name}"] = float(np.mean([p["rewards"][name] for p in predictions]))
-        summary["meta_reward"] = sum(summary[f"meta_reward/{n}"] for n in ("length", "difficulty", "notion")) / 3
-        summary["meta/mean_length"] = float(np.mean([p["length"] for p in predictions]))
-        summary["pass_rate_correlation"] = correlation(pass_rates)
-        summary["length_correlation"] = correlation(lengths)
+            summary[f"meta/reward/{name}"] = float(np.mean([p["rewards"][name] for p in predictions]))
+        summary["meta/reward"] = sum(summary[f"meta/reward/{n}"] for n in ("length", "difficulty", "notion")) / 3
+        summary["meta/completions/mean_length"] = float(np.mean([p["length"] for p in predictions]))
+        summary["meta/correlation/pass_rate"] = correlation(pass_rates)
+        summary["meta/correlation/length"] = correlation(lengths)
     return summary

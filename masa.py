@@ -12,27 +12,29 @@ penalty (--beta brings it back), the value model, any reward for format. Start r
 
 import os
 
+import sys
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # a waiting thread must not spin on a core that others need
+if not sys.stdout.isatty():
+    os.environ.setdefault("TQDM_MININTERVAL", "15")     # a log file needs no line per step
 
 import dataclasses
+import functools
 import random
-import signal
-import sys
 import time
-from contextlib import nullcontext
 
 import torch
 from tqdm import tqdm
 
 from config import parse_config
-from data import load_problems
-from eval import evaluate, load_policy, summarise
+from data import draw, load_problems
+from eval import evaluate, load_policy, pick_device, precision, summarise
 from grader import grade
 from grpo import group_advantages, grpo_loss, loss_total, token_logprobs
-from report import Reporter, plot_awareness, plot_curves, print_rollouts, print_table
+from report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
 from rewards import meta_rewards, parse_meta
 from rollout import concat, encode, generate, meta_messages, solution_messages
-from run_folder import RunFolder
+from run_folder import RunFolder, StopRequest
 
 
 def train(config):
@@ -40,22 +42,23 @@ def train(config):
     device = pick_device(config.device)
     run = RunFolder(config.output, dataclasses.asdict(config), config.resume)
     checkpoint = run.load_trainer() if config.resume else None
-    policy, tokenizer = load_policy(run.checkpoint if checkpoint else config.model, device, config.trust_remote_code)
-    reference = load_policy(config.model, device, config.trust_remote_code)[0].eval() if config.beta else None
+    load = functools.partial(load_policy, device=device, trust_remote_code=config.trust_remote_code)
+    policy, tokenizer = load(run.checkpoint if checkpoint else config.model)
+    reference = load(config.model)[0].eval() if config.beta else None
     problems, held_out = prepare_problems(policy, tokenizer, config)
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing or config.gradient_checkpointing is None and device.type == "cuda":
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state = {"step": 0, "tokens": 0, "seconds": 0.0}
     if checkpoint:
         optimizer.load_state_dict(checkpoint["optimizer"])
         state = checkpoint["state"]
-        run.rewind(state["step"])
+    run.rewind(state["step"])
 
     def examine(description):
         """Records of the held-out problems, drawn with the same numbers every time."""
         torch.manual_seed(config.seed)
-        with precision(config, device):
+        with precision(device, config.bf16):
             return evaluate(policy, tokenizer, held_out, config.eval_samples, config.eval_samples,
                             config.max_new_tokens, config.max_meta_tokens, config.temperature,
                             thinking=config.thinking, max_tokens=config.max_tokens, description=description)
@@ -68,7 +71,7 @@ def train(config):
         print_table({"before": run.read_json("before.json")})
     stop, reporter = StopRequest(), Reporter(config.report_to, run.path, dataclasses.asdict(config))
     bar = tqdm(total=config.steps, initial=state["step"], desc=config.algo, unit="step", file=sys.stdout,
-               dynamic_ncols=True, mininterval=0.1 if sys.stdout.isatty() else 15)
+               dynamic_ncols=True)
 
     while state["step"] < config.steps and not stop.requested:
         step, started = state["step"], time.perf_counter()
@@ -76,7 +79,7 @@ def train(config):
         batch = draw(problems, step * config.problems_per_step, config.problems_per_step, config.seed)
 
         # 1. Roll out: G solutions of every problem, and M predictions of how they will go.
-        with precision(config, device):
+        with precision(device, config.bf16):
             solutions = roll_out(policy, tokenizer, batch, "solution", config)
             metas = roll_out(policy, tokenizer, batch, "meta", config) if config.algo != "grpo" else None
         generate_seconds = time.perf_counter() - started
@@ -116,7 +119,7 @@ def train(config):
                             f"{tokens / seconds:,.0f} tokens/s")
         bar.update()
         if config.show_every and step % config.show_every == 0:
-            row = {"step": step} | one_of_each(batch, solutions, correct, metas, aligned, config)
+            row = {"step": step} | one_of_each(batch, solutions, correct, metas, aligned)
             run.append("rollouts.jsonl", row)
             print_rollouts(row, bar)
         if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
@@ -184,7 +187,7 @@ def update(policy, reference, optimizer, rollouts, advantages, config):
             yield batch
 
     def logprobs_of(model, part):
-        with precision(config, device):
+        with precision(device, config.bf16):
             return token_logprobs(model, part.prompt_ids, part.prompt_mask, part.completion_ids, part.mask,
                                   config.temperature)
 
@@ -216,14 +219,14 @@ def update(policy, reference, optimizer, rollouts, advantages, config):
                     None if ref is None else ref[batch, :width])
                 loss.backward()
                 counts["entropy"] = (entropy * part.mask).sum()
-                sums = {name: sums.get(name, 0.0) + float(count) for name, count in counts.items()}
-                loss_sum += float(loss)
+                sums = {name: sums.get(name, 0.0) + count.item() for name, count in counts.items()}
+                loss_sum += loss.item()
                 tokens += int(part.mask.sum())
             norm_sum += float(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm))
             optimizer.step()
             optimizer.zero_grad()
     return {"loss": loss_sum / updates, "grad_norm": norm_sum / updates,
-            **{name: count / max(tokens, 1) for name, count in sums.items()}}
+            **{name.replace("clip_", "clip_ratio/"): count / max(tokens, 1) for name, count in sums.items()}}
 
 
 def path_metrics(rollouts, rewards, group_size, prefix):
@@ -238,33 +241,7 @@ def path_metrics(rollouts, rewards, group_size, prefix):
             f"{prefix}tokens": sum(lengths)}
 
 
-def one_of_each(problems, solutions, correct, metas, aligned, config):
-    """The first solution and the first meta rollout of a step, in full."""
-    problem = problems[0]
-    row = {"problem": problem.text, "answer": problem.answer, "solution": solutions.texts[0],
-           "solution_tokens": solutions.lengths[0], "solution_reward": float(correct[0]),
-           "pass_rate": sum(correct[:config.group_size]) / config.group_size}
-    if metas:
-        row |= {"meta": metas.texts[0], "meta_rewards": aligned[0]}
-    return row
-
-
 # --- Setting up -------------------------------------------------------------------------------------------
-
-def pick_device(name):
-    """The torch.device of --device; raises ValueError if it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name != "auto" and not there.get(name.split(":")[0]):
-        raise ValueError(f"--device {name} is not available here; there is {', '.join(n for n in there if there[n])}")
-    return torch.device(next(n for n in there if there[n]) if name == "auto" else name)
-
-
-def precision(config, device):
-    """The context for computing: bfloat16 where it is wanted, while weights, gradients and AdamW stay float32."""
-    if config.bf16 or config.bf16 is None and device.type == "cuda":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
-
 
 def prepare_problems(policy, tokenizer, config):
     """Problems to train on, and held-out ones: two lists, without those that do not fit the policy.
@@ -275,13 +252,12 @@ def prepare_problems(policy, tokenizer, config):
     if longest and config.max_prompt_tokens + max(config.max_new_tokens, config.max_meta_tokens) > longest:
         raise ValueError(f"{config.model} reads at most {longest} tokens: lower --max-prompt-tokens (now "
                          f"{config.max_prompt_tokens}) or --max-new-tokens (now {config.max_new_tokens})")
-    problems = load_problems(config.data, config.data_split)
+    problems = keep_fitting(load_problems(config.data, config.data_split), config.data, tokenizer, config)
     if config.data == "toy" or config.eval_data:
-        held_out = load_problems(config.eval_data or "toy", "test", config.eval_problems) if config.eval_problems else []
-        problems = keep_fitting(problems, tokenizer, config)
+        source = config.eval_data or "toy"
+        held_out = keep_fitting(load_problems(source, "test"), source, tokenizer, config)[:config.eval_problems]
     else:
-        problems = keep_fitting(problems, tokenizer, config)
-        random.Random(config.seed).shuffle(problems)
+        random.Random(0).shuffle(problems)                      # the same are held out whatever the seed
         held_out, problems = problems[:config.eval_problems], problems[config.eval_problems:]
     if len(problems) < config.problems_per_step:
         raise ValueError(f"{config.data} leaves {len(problems)} problems to train on, fewer than --problems-per-step "
@@ -289,7 +265,7 @@ def prepare_problems(policy, tokenizer, config):
     return problems, held_out
 
 
-def keep_fitting(problems, tokenizer, config):
+def keep_fitting(problems, source, tokenizer, config):
     """The problems whose prompts are short enough and hold no control tokens; says how many are left out."""
     def tokens(text):           # the meta prompt is the longest one
         return len(encode(tokenizer, meta_messages(text, config.max_new_tokens), config.thinking))
@@ -300,35 +276,9 @@ def keep_fitting(problems, tokenizer, config):
     plain = [not any(token in problem.text for token in tokenizer.all_special_tokens) for problem in problems]
     kept = [problem for problem, short, clean in zip(problems, fits, plain) if short and clean]
     if len(kept) < len(problems):
-        print(f"{config.data}: {len(problems) - len(kept)} of {len(problems)} problems left out: {fits.count(False)} "
+        print(f"{source}: {len(problems) - len(kept)} of {len(problems)} problems left out: {fits.count(False)} "
               f"prompts over {config.max_prompt_tokens} tokens, {plain.count(False)} with control tokens in them")
     return kept
-
-
-def draw(problems, start, count, seed):
-    """`count` problems from place `start` on of an endless sequence: one shuffled pass after another."""
-    places = range(start, start + count)
-    orders = {epoch: random.Random(f"{seed} {epoch}").sample(range(len(problems)), len(problems))
-              for epoch in {place // len(problems) for place in places}}
-    return [problems[orders[place // len(problems)][place % len(problems)]] for place in places]
-
-
-class StopRequest:
-    """Notes Ctrl-C and SIGTERM, so that a step is finished and saved; a second Ctrl-C quits at once."""
-
-    def __init__(self):
-        self.requested = False
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(self, number, frame):
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nFinishing this step, then saving; press Ctrl-C again to quit at once", flush=True)
-
-    def restore(self):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def main(arguments=None):

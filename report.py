@@ -31,8 +31,19 @@ def print_table(evaluations):
     print(flush=True)
 
 
+def one_of_each(problems, solutions, correct, metas, aligned):
+    """The first solution and the first meta rollout (if `metas` is not None) of a step, in full, as a dict."""
+    problem, group_size = problems[0], len(solutions) // len(problems)
+    row = {"problem": problem.text, "answer": problem.answer, "solution": solutions.texts[0],
+           "solution_tokens": solutions.lengths[0], "solution_reward": float(correct[0]),
+           "pass_rate": sum(correct[:group_size]) / group_size}
+    if metas:
+        row |= {"meta": metas.texts[0], "meta_rewards": aligned[0]}
+    return row
+
+
 def print_rollouts(row, bar):
-    """One solution and one meta rollout in full, with their rewards; `row` as in rollouts.jsonl."""
+    """Print a row of `one_of_each`, which also has its step."""
     lines = [f"--- step {row['step']} ---", f"problem     {row['problem']}",
              f"solution    {row['solution']}", f"            reward {row['solution_reward']:.0f} (gold answer "
              f"{row['answer']}), {row['solution_tokens']} tokens; {row['pass_rate']:.0%} of its group are right"]
@@ -69,9 +80,9 @@ def plot_curves(rows, path, title=""):
             accuracy.plot(*zip(*held_out), "o-", color="black", markersize=4, linewidth=1, label="held-out problems")
         for name in TERMS:
             curve(rewards, f"meta/reward/{name}", name, COLOURS[name])
-        for prefix, label, colour in (("", "solutions", COLOURS["solution"]), ("meta/", "predictions", COLOURS["meta"])):
-            curve(lengths, f"{prefix}completions/mean_length", label, colour)
-            curve(variance, f"{prefix}frac_reward_zero_std", label, colour)
+        for prefix, label, name in (("", "solutions", "solution"), ("meta/", "predictions", "meta")):
+            curve(lengths, f"{prefix}completions/mean_length", label, COLOURS[name])
+            curve(variance, f"{prefix}frac_reward_zero_std", label, COLOURS[name])
         accuracy.set(title="Share of solutions that are right", ylim=(0, 1))
         rewards.set(title="Rewards of meta predictions", ylim=(0, 1))
         lengths.set(title="Tokens per rollout", xlabel="step", ylim=(0, None))
@@ -95,7 +106,8 @@ def plot_awareness(evaluations, path):
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, len(pairs), figsize=(4.2 * len(pairs), 8), squeeze=False)
         for column, (heading, both) in enumerate(pairs.items()):
-            for axis, points, limit, name in zip(axes[:, column], both, (1.0, longest), ("pass rate", "length in tokens")):
+            for axis, points, limit, name in zip(
+                    axes[:, column], both, (1.0, longest), ("pass rate", "length in tokens")):
                 axis.plot([0, limit], [0, limit], color="black", alpha=0.3, linewidth=1)
                 if points:              # points on the coarse scale would hide each other
                     noisy = np.array(points) + jitter.uniform(-0.01, 0.01, (len(points), 2)) * limit

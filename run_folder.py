@@ -12,6 +12,7 @@ A checkpoint is written beside the old one and takes its place by renaming, so t
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import torch
@@ -53,7 +54,8 @@ class RunFolder:
     def check(self, config):
         """Resuming with another model, data or method would continue another run."""
         stored = self.read_json("config.json")
-        free = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset", "output"}
+        free = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset",
+                "output"}
         changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
                    if name not in free and stored.get(name) != value]
         if changed:
@@ -119,3 +121,21 @@ class RunFolder:
         except Exception as error:          # missing, truncated or of another kind: torch has many names for it
             raise ValueError(f"{self.checkpoint} is damaged ({str(error).splitlines()[0]}): remove it to start over") \
                 from None
+
+
+class StopRequest:
+    """Notes Ctrl-C and SIGTERM, so that a step is finished and saved; a second Ctrl-C quits at once."""
+
+    def __init__(self):
+        self.requested = False
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(self, number, frame):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nFinishing this step, then saving; press Ctrl-C again to quit at once", flush=True)
+
+    def restore(self):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -4,26 +4,27 @@ Nothing is downloaded: the problems come from a seeded generator, the model from
 and a short supervised warm-up plays the part of pretraining. It teaches the formats, and a skill that is
 unreliable on purpose; what is left to reinforcement learning is said in the right column.
 
-| kind    | example                     | method needed | solved by the warmed-up model                        |
-|---------|-----------------------------|---------------|------------------------------------------------------|
-| turn    | turn: from 4, a: +2, b: -8. | accumulation  | rarely: the method is chosen almost at random, and a |
-| undo    | where did the dial start?   | inversion     | turn by 4 to 9 ("big") is mostly misremembered. The  |
-| ratchet | only turns by + count       | filtering     | more big turns, the harder: this grades difficulty   |
-| geared  | every turn happens twice    | doubling      |                                                      |
-| note    | note: a: 7, b: 3.           | transcription | always: read the last digit                          |
-| scrap   | scrap: a: ~, b: ~.          | search        | never: the number is not in the problem, and the     |
-|         |                             |               | search for it runs until the budget is spent         |
+| kind    | example                                | method needed | solved by the warmed-up model             |
+|---------|----------------------------------------|---------------|-------------------------------------------|
+| turn    | turn, 2 steps, from 4, a: +2, b: -8.   | accumulation  | rarely: it guesses the method, and mostly |
+| undo    | ... where did the dial start?          | inversion     | misremembers turns by 4 to 9 ("big"). The |
+| ratchet | ... only turns by + count              | filtering     | more big turns, the harder: this grades   |
+| geared  | ... every turn happens twice           | doubling      | difficulty                                |
+| note    | note, 2 steps, a: 7, b: 3.             | transcription | always: read the last digit               |
+| scrap   | scrap, 2 steps, a: ~, b: ~.            | search        | never: the number is not in the problem,  |
+|         |                                        |               | and the search runs until the budget ends |
 
 So each of MASA's predictions means something. Pass rate: from always to never, and it moves as the policy
 learns. Length: it grows with the number of steps, differs by method, and about half of the solutions write
 each step "in full". Notions: the method is named in the solution, never in the problem, and only the right
-one leads to the right digit. The warm-up's own meta predictions are worthless: it gives arbitrary opinions
-about what it sees in the problem, or plain random numbers.
+one leads to the right digit. The warm-up's own meta predictions are worthless: what they say about the problem
+is true, but what they predict from it is an arbitrary opinion, or plainly random.
 """
 
 import hashlib
 import os
 import random
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class ToyProblem:
     def text(self):
         show = "{:+d}".format if self.kind in DIALS else lambda digit: "~" if digit is None else str(digit)
         cells = ", ".join(f"{label}: {show(step)}" for label, step in zip(LABELS, self.steps))
-        return f"{self.kind}: from {self.start}, {cells}." if self.kind in DIALS else f"{self.kind}: {cells}."
+        start = f"from {self.start}, " if self.kind in DIALS else ""
+        return f"{self.kind}, {len(self.steps)} steps, {start}{cells}."
 
 
 def make_problem(rng):
@@ -100,15 +102,13 @@ def make_problems(n, seed):
 _beliefs = random.Random("beliefs about big turns")
 BELIEFS = {(digit, turn): (_beliefs.uniform(0.2, 0.7), _beliefs.randrange(1, 10))     # P(right), mistake
            for digit in range(10) for turn in range(-9, 10) if abs(turn) > 3}
-OPINIONS = {feature: (_beliefs.randint(0, 8), 5 * _beliefs.randint(1, 19))              # pass rate, length
+OPINIONS = {feature: (_beliefs.choice([*METHODS.values()]), _beliefs.randint(0, 8), 5 * _beliefs.randint(1, 19))
             for feature in [*METHODS, *(("steps", n) for n in range(9)), *(("big", n) for n in range(9))]}
 
 
 def turned(digit, turn, rng=None):
     """Where the dial stands after a turn; with `rng`, as the half-taught model remembers it."""
-    if rng and abs(turn) <= 3:
-        return (digit + turn + (rng.choice([-1, 1]) if rng.random() < 0.02 else 0)) % 10
-    right, mistake = BELIEFS.get((digit, turn), (1, 0)) if rng else (1, 0)
+    right, mistake = BELIEFS.get((digit, turn), (0.98, 1)) if rng else (1, 0)
     return (digit + turn + (mistake if rng and rng.random() > right else 0)) % 10
 
 
@@ -162,9 +162,10 @@ def demonstrate_solution(problem, rng, noisy):
 def demonstrate_meta(problem, rng):
     """A meta prediction in the right format. What it sees is true, what it predicts is arbitrary."""
     see = [problem.kind, ("big", problem.big)]
-    pass_rate = rng.choice([rng.randint(0, 8), OPINIONS[rng.choice(see)][0]])
-    length = rng.choice([5 * rng.randint(1, 19), OPINIONS["steps", len(problem.steps)][1]])
     notions = rng.sample(sorted(METHODS.values()), rng.choice([1, 1, 2]))
+    notions[0] = rng.choice([notions[0], OPINIONS[problem.kind][0]])
+    pass_rate = rng.choice([rng.randint(0, 8), OPINIONS[rng.choice(see)][1]])
+    length = rng.choice([5 * rng.randint(1, 19), OPINIONS["steps", len(problem.steps)][2]])
     pieces = ["<meta>", str(len(problem.steps)), " steps, ", str(problem.big),
               " big, " if problem.kind in DIALS else " torn, ", problem.kind, '</meta>\n{"math_notion": ["', notions[0],
               *(['", "', notions[1]] if len(notions) > 1 else []), '"], "pass_rate": ', str(pass_rate),
@@ -194,8 +195,7 @@ def build_tokenizer(phrases):
     vocabulary = {piece: i for i, piece in enumerate([*specials, *PIECES])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     longest_first = sorted(PIECES, key=len, reverse=True)
-    escaped = "|".join("".join(c if c.isalnum() or c in " \n" else "\\" + c for c in p) for p in longest_first)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(escaped), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN,
@@ -215,12 +215,12 @@ def build_model(tokenizer):
 # --- Warm-up ----------------------------------------------------------------------------------------------
 
 def demonstrations(rng, tokenizer, render, noisy, batch_size):
-    """Batches of (tokens [B, T], loss weights [B, T]) without end; three of four are solutions, the rest meta predictions."""
+    """Batches of (tokens [B, T], loss weights [B, T]) without end; 30 % of the rows are meta predictions."""
     ids = tokenizer.get_vocab()
     while True:                 # eight batches at a time, so that rows of similar length share a batch
         rows = []
         for problem in (make_problem(rng) for _ in range(8 * batch_size)):
-            meta = rng.random() < 0.25
+            meta = rng.random() < 0.3
             pieces = demonstrate_meta(problem, rng) if meta else demonstrate_solution(problem, rng, noisy)
             rows.append((render(tokenizer, problem.text, meta), pieces))
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
@@ -245,12 +245,12 @@ def skill_of(model, batches):
     return torch.cat(follows).float().mean().item()
 
 
-def warm_up(model, tokenizer, render, seed=0, enough=0.9, noisy_updates=150, max_updates=1500, batch_size=64):
-    """Teach `model` the formats, in place. Returns its skill on clean demonstrations when noise set in.
+def warm_up(model, tokenizer, render, seed=0, enough=0.85, noisy_updates=250, max_updates=1500, batch_size=64):
+    """Teach `model` the formats, in place. `render(tokenizer, text, meta)` gives the token ids of a prompt.
 
-    `render(tokenizer, text, meta)` gives the token ids of a prompt. Clean demonstrations come first, since noisy
-    ones take four times as long to learn from: until the measured skill is `enough`, or `max_updates` are done.
-    Then `noisy_updates` of unreliable ones unteach most of the skill, while the learning rates decay to 0.
+    Clean demonstrations come first, since noisy ones take four times as long to learn from: until the measured
+    skill is `enough`, or `max_updates` are done. Then `noisy_updates` of unreliable ones unteach most of the
+    skill, while the learning rates decay to 0. Returns the skill on clean demonstrations when noise set in.
     """
     clean, noisy = (demonstrations(random.Random(f"warm-up {seed} {noisy}"), tokenizer, render, noisy, batch_size)
                     for noisy in (False, True))
@@ -274,7 +274,7 @@ def warm_up(model, tokenizer, render, seed=0, enough=0.9, noisy_updates=150, max
             optimizer.zero_grad()
 
     skill = 0.0
-    with tqdm(desc="warm-up", unit=" updates", file=sys.stdout, dynamic_ncols=True) as bar:
+    with tqdm(desc="warm-up", unit="updates", file=sys.stdout, dynamic_ncols=True) as bar:
         while skill < enough and bar.n < max_updates:
             for _ in range(25):
                 update(next(clean), min(1.0, (bar.n + 1) / 20))
@@ -291,12 +291,11 @@ def warm_up(model, tokenizer, render, seed=0, enough=0.9, noisy_updates=150, max
 def load(phrases, render, cache=None, seed=0):
     """The warmed-up model (on the CPU, in float32) and its tokenizer, from `cache` if it was made before.
 
-    cache: a folder, by default masa-toy in the user's cache folder. What is there is found by a hash of this
-    file, the prompts and the seed, so that it is never stale; a folder that cannot be written is done without.
+    cache: a folder, by default masa-toy in the user's cache folder; it is done without if it cannot be written.
     """
     cache = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "masa-toy")
-    key = hashlib.sha256(repr((Path(__file__).read_text(), phrases, seed, torch.__version__)).encode())
-    folder = cache / key.hexdigest()[:16]
+    made_from = repr((Path(__file__).read_text(), phrases, seed, torch.__version__))
+    folder = cache / hashlib.sha256(made_from.encode()).hexdigest()[:16]            # so it is never stale
     if (folder / "config.json").exists():
         return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     tokenizer = build_tokenizer(phrases)
@@ -311,7 +310,6 @@ def load(phrases, render, cache=None, seed=0):
             model.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
             os.rename(unfinished, folder)
-            os.mkdir(unfinished)            # for TemporaryDirectory to remove
     except OSError as error:
         print(f"The warmed-up model is not kept: {error}")
     return model, tokenizer

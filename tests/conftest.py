@@ -1,0 +1,64 @@
+"""Fixtures that several test files share: a tiny random Qwen3 with a word-level tokenizer, and modules copied alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+PAD, BOS, START, END, UNKNOWN = SPECIALS = ["<pad>", "<bos>", "<start>", "<end>", "<unk>"]
+WORDS = [*"system user assistant think quiet".split(), *(f"w{i}" for i in range(49)), "w1 w2"]     # 60 with SPECIALS
+TEMPLATE = ("{{ bos_token }}{% for m in messages %}<start> {{ m.role }} {{ m.content }} <end> {% endfor %}"
+            "{% if add_generation_prompt %}<start> assistant {% endif %}"
+            "{% if enable_thinking is defined and enable_thinking %}think{% else %}quiet{% endif %}")
+
+
+def make_tokenizer(template=TEMPLATE, **special_tokens):
+    """A word is a token; "w1 w2" is one that no text is ever split into. It adds BOS to a text by itself."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {piece: i for i, piece in enumerate(SPECIALS + WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])])
+    names = dict(pad_token=PAD, bos_token=BOS, eos_token=END, unk_token=UNKNOWN) | special_tokens
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=[START],
+                                   chat_template=template, clean_up_tokenization_spaces=False, **names)
+
+
+def make_policy(seed=0, template=TEMPLATE, eos=None, **special_tokens):
+    """(model, tokenizer), in eval mode and float32, with sharp random distributions; `eos` as in generation_config."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = make_tokenizer(template, **special_tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
+            initializer_range=0.25, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id if eos is None else eos))
+    return model.eval(), tokenizer
+
+
+@pytest.fixture
+def tiny_policy():
+    """The factory `make_policy`: tiny_policy(seed=0, template=..., eos=None, **special_tokens) -> model, tokenizer."""
+    return make_policy
+
+
+@pytest.fixture
+def run_alone(tmp_path):
+    """run_alone(module, code): what `code` prints where a copy of that single file is all there is of ours."""
+    def run(module, code):
+        (tmp_path / f"{module}.py").write_text((ROOT / f"{module}.py").read_text())
+        command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+    return run
