@@ -85,10 +85,17 @@ PRESETS = {
                         max_new_tokens=16_384, max_meta_tokens=4096, max_prompt_tokens=2048)}
 
 
+def refuse(message):
+    raise ValueError(f"{message} (python masa.py --help explains every flag)")
+
+
 def parse_config(arguments=None):
     """The Config of a command line; a preset fills in the flags that are not given."""
     parser = HfArgumentParser(Config, allow_abbrev=False, description="MASA, from scratch. README.md explains every flag.")
-    config, = parser.parse_args_into_dataclasses(arguments)
+    parser.error = refuse
+    config, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        refuse(f"unknown flag {unknown[0]}")
     name = config.preset or ("toy" if config.model == "toy" else "gpu")
     parser.set_defaults(**PRESETS[name])
     config, = parser.parse_args_into_dataclasses(arguments)

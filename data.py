@@ -105,10 +105,15 @@ def read_file(path):
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except Exception as error:              # each reader has errors of its own, and none names the file
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from None
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path} cannot be read: it should hold one object with named columns for each problem")
     return rows
+
+
+def one_line(error):
+    """The first line of what an exception says, or its type if it says nothing."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def read_hub(source, split):
@@ -120,8 +125,8 @@ def read_hub(source, split):
         name, _, config = source.partition(":")
         return datasets.load_dataset(name, config or None, split=split).to_list()
     except Exception as error:              # no network, no such set, no such split, gated, not installed
-        raise ValueError(f"dataset {source}, split {split}, cannot be loaded: {str(error).splitlines()[0]} "
-                         "Download it once where there is a network, or give a local file with --data") from None
+        raise ValueError(f"dataset {source}, split {split}, cannot be loaded: {one_line(error)}. Download "
+                         "it once where there is a network, or give a local file with --data") from None
 
 
 # --- What a row says --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 problem; `summarise` turns records into figures.
 """
 
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import toy
+from data import one_line
 from grader import grade
 from rewards import ATTEMPTS, meta_rewards, parse_meta
 from rollout import PHRASES, encode, generate, meta_messages, solution_messages
@@ -29,21 +31,24 @@ def load_policy(name, device="cpu", seed=0, trust_remote_code=False):
             return encode(tokenizer, meta_messages(text, toy.BUDGET) if meta else solution_messages(text))
         model, tokenizer = toy.load(PHRASES, render)
         return model.to(device), tokenizer
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise ValueError(f"model {name} is neither toy, nor a folder, nor a model id (owner/name)")
+    folder = Path(name)
+    if not folder.is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
+        raise ValueError(f"model {name} is neither toy, nor a folder, nor a model id of the hub (owner/name)")
+    if folder.is_dir() and not ((folder / "config.json").exists() and any(folder.glob("*.safetensors"))):
+        raise ValueError(f"model {name} is a folder without config.json or without weights (*.safetensors)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:    # no such model, no weights, no tokenizer, unknown type
-        raise ValueError(f"model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:          # no such model, no tokenizer, unknown type, damaged weights, no network
+        raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None
     return model.to(device), tokenizer
 
 
 def pick_device(name):
     """The torch.device of --device; raises ValueError if it is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name != "auto" and not there.get(name.split(":")[0]):
+    if name != "auto" and (not there.get(name.partition(":")[0]) or not re.fullmatch(r"\w+(:\d+)?", name)):
         raise ValueError(f"--device {name} is not available here; there is {', '.join(n for n in there if there[n])}")
     return torch.device(next(n for n in there if there[n]) if name == "auto" else name)
 

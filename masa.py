@@ -42,10 +42,14 @@ def train(config):
     device = pick_device(config.device)
     run = RunFolder(config.output, dataclasses.asdict(config), config.resume)
     checkpoint = run.load_trainer() if config.resume else None
+    problems, held_out = read_problems(config)                  # first, since mistakes show before long work
     load = functools.partial(load_policy, device=device, trust_remote_code=config.trust_remote_code)
     policy, tokenizer = load(run.checkpoint if checkpoint else config.model)
     reference = load(config.model)[0].eval() if config.beta else None
-    problems, held_out = prepare_problems(policy, tokenizer, config)
+    problems, held_out = (keep_fitting(part, policy, tokenizer, config) for part in (problems, held_out))
+    if len(problems) < config.problems_per_step:
+        raise ValueError(f"{config.data} leaves {len(problems)} problems to train on, fewer than --problems-per-step "
+                         f"{config.problems_per_step}; {len(held_out)} are held out")
     if config.gradient_checkpointing or config.gradient_checkpointing is None and device.type == "cuda":
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -110,7 +114,7 @@ def train(config):
                         for name in aligned[0]}
         if held_out and config.eval_every and (step + 1) % config.eval_every == 0 and step + 1 < config.steps:
             metrics |= {f"eval/{name}": value for name, value in summarise(examine("held-out problems")).items()}
-        metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "tokens": state["tokens"],
+        metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "tokens_total": state["tokens"],
                     "tokens_per_second": tokens / seconds, "seconds": seconds, "seconds/generate": generate_seconds,
                     "seconds_total": state["seconds"]}
         run.append("metrics.jsonl", {"step": step} | metrics)
@@ -243,30 +247,25 @@ def path_metrics(rollouts, rewards, group_size, prefix):
 
 # --- Setting up -------------------------------------------------------------------------------------------
 
-def prepare_problems(policy, tokenizer, config):
-    """Problems to train on, and held-out ones: two lists, without those that do not fit the policy.
+def read_problems(config):
+    """Problems to train on, and held-out ones: two lists."""
+    problems = load_problems(config.data, config.data_split)
+    if config.data == "toy" or config.eval_data:
+        return problems, load_problems(config.eval_data or "toy", "test")[:config.eval_problems]
+    random.Random(0).shuffle(problems)                          # the same are held out whatever the seed
+    return problems[config.eval_problems:], problems[:config.eval_problems]
 
-    Raises ValueError if too few are left, or if prompt and budget are longer than the policy can read.
+
+def keep_fitting(problems, policy, tokenizer, config):
+    """The problems whose prompts are short enough and hold no control tokens; says how many are left out.
+
+    Raises ValueError if prompt and budget together are longer than the policy can read.
     """
     longest = getattr(policy.config, "max_position_embeddings", None)
     if longest and config.max_prompt_tokens + max(config.max_new_tokens, config.max_meta_tokens) > longest:
         raise ValueError(f"{config.model} reads at most {longest} tokens: lower --max-prompt-tokens (now "
                          f"{config.max_prompt_tokens}) or --max-new-tokens (now {config.max_new_tokens})")
-    problems = keep_fitting(load_problems(config.data, config.data_split), config.data, tokenizer, config)
-    if config.data == "toy" or config.eval_data:
-        source = config.eval_data or "toy"
-        held_out = keep_fitting(load_problems(source, "test"), source, tokenizer, config)[:config.eval_problems]
-    else:
-        random.Random(0).shuffle(problems)                      # the same are held out whatever the seed
-        held_out, problems = problems[:config.eval_problems], problems[config.eval_problems:]
-    if len(problems) < config.problems_per_step:
-        raise ValueError(f"{config.data} leaves {len(problems)} problems to train on, fewer than --problems-per-step "
-                         f"{config.problems_per_step}; --eval-problems {config.eval_problems} are held out")
-    return problems, held_out
 
-
-def keep_fitting(problems, source, tokenizer, config):
-    """The problems whose prompts are short enough and hold no control tokens; says how many are left out."""
     def tokens(text):           # the meta prompt is the longest one
         return len(encode(tokenizer, meta_messages(text, config.max_new_tokens), config.thinking))
 
@@ -276,8 +275,8 @@ def keep_fitting(problems, source, tokenizer, config):
     plain = [not any(token in problem.text for token in tokenizer.all_special_tokens) for problem in problems]
     kept = [problem for problem, short, clean in zip(problems, fits, plain) if short and clean]
     if len(kept) < len(problems):
-        print(f"{source}: {len(problems) - len(kept)} of {len(problems)} problems left out: {fits.count(False)} "
-              f"prompts over {config.max_prompt_tokens} tokens, {plain.count(False)} with control tokens in them")
+        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: {fits.count(False)} with prompts "
+              f"over {config.max_prompt_tokens} tokens, {plain.count(False)} with control tokens in them")
     return kept
 
 

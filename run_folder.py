@@ -29,7 +29,8 @@ class RunFolder:
     def __init__(self, path, config, resume=False):
         self.path = Path(path)
         self.checkpoint, self.previous = self.path / "checkpoint", self.path / "checkpoint.previous"
-        started = (self.path / "config.json").exists()
+        started = any((self.path / name).exists() for name in ("before.json", "metrics.jsonl", "checkpoint",
+                                                               "checkpoint.previous"))
         if started and not resume:
             raise ValueError(f"{path} already holds a run: add --resume to go on with it, or choose another "
                              "folder with --output")
@@ -119,8 +120,7 @@ class RunFolder:
         try:
             return torch.load(self.checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
         except Exception as error:          # missing, truncated or of another kind: torch has many names for it
-            raise ValueError(f"{self.checkpoint} is damaged ({str(error).splitlines()[0]}): remove it to start over") \
-                from None
+            raise ValueError(f"{self.checkpoint} is damaged ({type(error).__name__}): remove it to start over") from None
 
 
 class StopRequest:

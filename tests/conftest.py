@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -18,9 +21,6 @@ TEMPLATE = ("{{ bos_token }}{% for m in messages %}<start> {{ m.role }} {{ m.con
 
 def make_tokenizer(template=TEMPLATE, **special_tokens):
     """A word is a token; "w1 w2" is one that no text is ever split into. It adds BOS to a text by itself."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     vocabulary = {piece: i for i, piece in enumerate(SPECIALS + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -32,9 +32,6 @@ def make_tokenizer(template=TEMPLATE, **special_tokens):
 
 def make_policy(seed=0, template=TEMPLATE, eos=None, **special_tokens):
     """(model, tokenizer), in eval mode and float32, with sharp random distributions; `eos` as in generation_config."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
     tokenizer = make_tokenizer(template, **special_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -44,6 +41,46 @@ def make_policy(seed=0, template=TEMPLATE, eos=None, **special_tokens):
             initializer_range=0.25, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id if eos is None else eos))
     return model.eval(), tokenizer
+
+
+def greedy_alone(model, prompt, budget):
+    """The greedy completion of one row: no padding, no cache, no `generate`. Token 3 ends it."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + budget and (len(ids) == len(prompt) or ids[-1] != 3):
+        logits = model(torch.tensor([ids]), use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
+    return ids[len(prompt):]
+
+
+def play(model, rows, width):
+    """Make the model say rows[b] to prompts padded to `width`, then 30; returns the batch sizes of calls to come."""
+    calls = []
+
+    def hook(module, args, output):
+        step = output.past_key_values.get_seq_length() - width
+        if step == 0:
+            calls.append(len(output.logits))
+        for i, row in enumerate(rows[sum(calls[:-1]):sum(calls)]):
+            output.logits[i, -1] = 0.0
+            output.logits[i, -1, row[step] if step < len(row) else 30] = 1e4
+    model._forward_hooks.clear()
+    model.register_forward_hook(hook)
+    return calls
+
+
+def chi_square_fits(counts, probabilities):
+    """Pearson's chi-square is within six standard deviations of its mean; rare tokens share a cell."""
+    expected = probabilities.double() * counts.sum()
+    rare = expected < 5
+    counts, expected = (torch.cat([x[~rare], x[rare].sum()[None]]) for x in (counts.double(), expected))
+    chi2 = ((counts - expected) ** 2 / expected.clamp(min=1e-9)).sum()
+    return bool(chi2 < len(counts) + 6 * (2 * len(counts)) ** 0.5)
+
+
+def checkpointed(model):
+    """`model` with gradient checkpointing, which transformers renamed in 5.23."""
+    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
+    return model
 
 
 @pytest.fixture

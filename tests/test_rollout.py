@@ -5,13 +5,11 @@ import warnings
 
 import pytest
 import torch
-import transformers
-from transformers import GenerationConfig
+from transformers import GenerationConfig, logging as transformers_logging
 
 import grpo
-import rollout
-from conftest import BOS, END, PAD, START
-from rollout import concat, encode, generate, hint_messages, meta_messages, solution_messages
+from conftest import BOS, END, PAD, START, checkpointed, chi_square_fits, greedy_alone, play
+from rollout import concat, encode, eos_ids, generate, hint_messages, meta_messages, solution_messages
 
 PROMPTS = [[10, 11, 12], [13, 14, 15, 16, 17, 18, 19], [20]]
 
@@ -23,14 +21,6 @@ def warnings_are_errors():
         yield
 
 
-@torch.no_grad()
-def alone(model, prompt, budget):
-    ids = list(prompt)
-    while len(ids) < len(prompt) + budget and (len(ids) == len(prompt) or ids[-1] != 3):
-        ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    return ids[len(prompt):]
-
-
 def rows_of(ids, mask):
     return [row[keep].tolist() for row, keep in zip(ids, mask)]
 
@@ -39,65 +29,33 @@ def sampled(rollouts):
     return rows_of(rollouts.completion_ids, rollouts.mask)
 
 
-def play(model, rows, width):
-    """Make the model say rows[b] to prompts padded to `width`, then 30; returns the batch sizes of the calls to come."""
-    calls = []
-
-    def hook(module, args, output):
-        step = output.past_key_values.get_seq_length() - width
-        if step == 0:
-            calls.append(len(output.logits))
-        for i, row in enumerate(rows[sum(calls[:-1]):sum(calls)]):
-            output.logits[i, -1] = 0.0
-            output.logits[i, -1, row[step] if step < len(row) else 30] = 1e4
-    model._forward_hooks.clear()
-    model.register_forward_hook(hook)
-    return calls
-
-
 @pytest.mark.parametrize("train", [True, False])
 def test_gradient_checkpointing_and_padding_change_no_token_and_the_mode_is_put_back(tiny_policy, train):
     model, tokenizer = tiny_policy()
-    expected = [alone(model, prompt, 16) for prompt in PROMPTS]
-    assert len(set(map(tuple, expected))) == 3 and any(len(set(row)) > 4 for row in expected)
-    own = model.generation_config
-    model.activation_checkpointing_enable()
-    model.train(train)
+    expected = [greedy_alone(model, prompt, 16) for prompt in PROMPTS]
+    assert min(len(set(row)) for row in expected) > 3                   # nothing degenerate to compare with
+    own = checkpointed(model).train(train).generation_config
     assert sampled(generate(model, tokenizer, PROMPTS, 16, temperature=0)) == expected
-    assert model.training is train and model.is_gradient_checkpointing and model.generation_config is own
-
-
-def test_mode_and_config_are_put_back_after_an_error(tiny_policy):
-    model, tokenizer = tiny_policy()
-    own = model.train().generation_config
+    assert model.training is train and model.generation_config is own
+    assert all(layer.gradient_checkpointing for layer in model.model.layers)
     model.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         generate(model, tokenizer, PROMPTS, 4)
-    assert model.training and model.generation_config is own
+    assert model.training is train and model.generation_config is own
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7, 1.0])
 def test_generate_logs_no_warning(tiny_policy, temperature):
     said, handler, logger = [], logging.Handler(logging.WARNING), logging.getLogger("transformers")
-    handler.emit = lambda record: said.append(record.getMessage())
-    transformers.logging.warning_once.cache_clear()                     # what was said before counts again
+    handler.emit = said.append
+    transformers_logging.warning_once.cache_clear()                     # what was said before counts again
     logger.addHandler(handler)
     for pad in (PAD, END, None):
         model, tokenizer = tiny_policy()
         tokenizer.pad_token = pad
-        model.activation_checkpointing_enable()
-        generate(model.train(), tokenizer, PROMPTS, [2, 9, 5], temperature)
+        generate(checkpointed(model).train(), tokenizer, PROMPTS, [2, 9, 5], temperature)
     logger.removeHandler(handler)
-    assert said == []
-
-
-def close(counts, probabilities):
-    """Pearson's chi-square is within six standard deviations of its mean; rare tokens share a cell."""
-    expected = probabilities.double() * counts.sum()
-    rare = expected < 5
-    counts, expected = (torch.cat([x[~rare], x[rare].sum()[None]]) for x in (counts.double(), expected))
-    chi2 = ((counts - expected) ** 2 / expected.clamp(min=1e-9)).sum()
-    return bool(chi2 < len(counts) + 6 * (2 * len(counts)) ** 0.5)
+    assert [record.getMessage() for record in said] == []
 
 
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 1.0), (1.0, 0.5)])
@@ -109,19 +67,18 @@ def test_sampling_follows_the_softmax_whatever_the_checkpoint_configures(tiny_po
     before, prompt = own.to_dict(), PROMPTS[0]
     torch.manual_seed(1)
     rollouts = generate(model, tokenizer, [prompt] * 6000, 2, temperature, top_p)
-    with torch.no_grad():
-        first = model(torch.tensor([prompt])).logits[0, -1].double().div(temperature).softmax(-1)
-        continued = torch.cat([torch.tensor([prompt] * 60), torch.arange(60)[:, None]], 1)
-        second = model(continued).logits[:, -1].double().div(temperature).softmax(-1)
+    continued = torch.cat([torch.tensor([prompt] * 60), torch.arange(60)[:, None]], 1)
+    first, second = (model(ids).logits[:, -1].detach().double().div(temperature).softmax(-1)
+                     for ids in (torch.tensor([prompt]), continued))
     if top_p < 1:                       # the fewest of the most likely tokens that reach top_p
-        for row in (first, *second):
+        for row in (*first, *second):
             order = row.argsort(descending=True)
             row[order[int((row[order].cumsum(0) < top_p).sum()) + 1:]] = 0.0
             row /= row.sum()
     counts = torch.bincount(rollouts.completion_ids[:, 0], minlength=60)
-    assert close(counts, first) and (counts[3] > 0 or top_p < 1)        # EOS before min_new_tokens
-    assert close(torch.bincount(rollouts.completion_ids[rollouts.mask[:, 1], 1], minlength=60),
-                 (first[:, None] * second)[torch.arange(60) != 3].sum(0) / (1 - first[3]))
+    assert chi_square_fits(counts, first[0]) and (counts[3] > 0 or top_p < 1)        # EOS before min_new_tokens
+    counts = torch.bincount(rollouts.completion_ids[rollouts.mask[:, 1], 1], minlength=60)
+    assert chi_square_fits(counts, (first.T * second)[torch.arange(60) != 3].sum(0) / (1 - first[0, 3]))
     assert model.generation_config is own and own.to_dict() == before
 
 
@@ -135,26 +92,23 @@ def test_ends(tiny_policy, pad):
     tokenizer.pad_token = pad
     play(model, [row for row, *_ in cases], 2)
     rollouts = generate(model, tokenizer, [[10, 11]] * len(cases), 5)
-    assert rollouts.completion_ids.shape == rollouts.mask.shape == (10, 5) and rollouts.mask.dtype == torch.bool
     assert sampled(rollouts) == [row[:length] for row, length, _ in cases]
     assert rollouts.lengths == [length for _, length, _ in cases]
     assert rollouts.finished.tolist() == [finished for *_, finished in cases]
 
 
-def test_the_tokenizer_names_an_end_too(tiny_policy):
-    for configured, ends in [(40, [3, 40]), (3, [3]), ([40, 3], [3, 40])]:
-        assert rollout.eos_ids(*tiny_policy(eos=configured)) == ends
+@pytest.mark.parametrize("configured, ends", [(40, [3, 40]), (3, [3]), ([40, 3], [3, 40]), (None, [3])])
+def test_the_tokenizer_and_the_checkpoint_name_the_ends(tiny_policy, configured, ends):
     model, tokenizer = tiny_policy()
-    model.generation_config.eos_token_id = None
-    assert rollout.eos_ids(model, tokenizer) == [3]
+    model.generation_config.eos_token_id = configured
+    assert eos_ids(model, tokenizer) == ends
 
 
 @pytest.mark.parametrize("most, batches", [(None, [6]), (27, [3, 3]), (26, [2, 2, 2]), (45, [5, 1]), (1, [1] * 6)])
 def test_budgets_and_splits(tiny_policy, most, batches):
     """A row takes 3 + 6 tokens. Each row keeps to its own budget, and no split loses one."""
     model, tokenizer = tiny_policy()
-    says = [[20] * 6, [21] * 6, [22] * 6, [23, 23, 3], [24, 24, 24, 3], [25, 3]]
-    calls = play(model, says, 3)
+    calls = play(model, [[20] * 6, [21] * 6, [22] * 6, [23, 23, 3], [24, 24, 24, 3], [25, 3]], 3)
     rollouts = generate(model, tokenizer, [[10, 11, 12], [13], [14, 15]] * 2, [1, 6, 2, 3, 3, 5], max_tokens=most)
     assert calls == batches
     assert sampled(rollouts) == [[20], [21] * 6, [22] * 2, [23, 23, 3], [24] * 3, [25, 3]]
@@ -163,10 +117,11 @@ def test_budgets_and_splits(tiny_policy, most, batches):
     assert rows_of(rollouts.prompt_ids, rollouts.prompt_mask) == [[10, 11, 12], [13], [14, 15]] * 2
 
 
-def test_a_budget_of_one_and_no_prompts(tiny_policy):
+def test_edges(tiny_policy):
+    """A budget of one token; a prompt of one token (PROMPTS[2]); no prompts at all, which is the caller's mistake."""
     model, tokenizer = tiny_policy()
-    assert sampled(generate(model, tokenizer, PROMPTS, 1, temperature=0)) == [alone(model, p, 1) for p in PROMPTS]
-    with pytest.raises(ValueError):                                     # a mistake of the caller's
+    assert sampled(generate(model, tokenizer, PROMPTS, 1, 0)) == [greedy_alone(model, prompt, 1) for prompt in PROMPTS]
+    with pytest.raises(ValueError):
         generate(model, tokenizer, [], 4)
 
 
@@ -182,18 +137,17 @@ def test_ids_are_kept_and_texts_are_without_special_tokens(tiny_policy):
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_the_sampler_and_token_logprobs_agree(tiny_policy, temperature):
     model, tokenizer = tiny_policy()
-    scores, inner = [], model.generate
+    outputs, inner = [], model.generate
 
     def spy(generation_config, **kwargs):
         generation_config.output_scores = generation_config.return_dict_in_generate = True
-        output = inner(generation_config=generation_config, **kwargs)
-        scores.append(torch.stack(output.scores, 1))
-        return output.sequences
-
+        outputs.append(inner(generation_config=generation_config, **kwargs))
+        return outputs[0].sequences
     model.generate = spy
     torch.manual_seed(0)
     r = generate(model, tokenizer, PROMPTS * 4, 12, temperature)
-    expected = scores[0].double().log_softmax(-1).gather(-1, r.completion_ids[..., None]).squeeze(-1)
+    scores = torch.stack(outputs[0].scores, 1).double().log_softmax(-1)
+    expected = scores.gather(-1, r.completion_ids[..., None]).squeeze(-1)
     got, _ = grpo.token_logprobs(model, r.prompt_ids, r.prompt_mask, r.completion_ids, r.mask, temperature)
     assert (~r.mask).any()
     torch.testing.assert_close(got.detach()[r.mask].double(), expected[r.mask], atol=2e-5, rtol=0)
@@ -208,7 +162,7 @@ def test_concat_and_select_keep_rows_aligned(tiny_policy):
     play(model, says[2:], 4)
     both = concat([short, generate(model, tokenizer, prompts[2:], 7)])
     assert both.texts == ["w11", "w12 w12 w12 w12", "w13 w13", "w14 w14 w14 w14 w14 w14 w14"]
-    assert len(both) == 4 and both.prompt_ids.shape == (4, 4) and both.mask.shape == (4, 7)
+    assert both.prompt_ids.shape == (4, 4) and both.mask.shape == (4, 7)
     for rows in ([0, 1, 2, 3], [3, 0], [1], [0, 2, 0], []):
         part = both.select(rows)
         assert sampled(part) == [says[i] for i in rows] and len(part) == len(rows)
@@ -222,23 +176,21 @@ def test_concat_and_select_keep_rows_aligned(tiny_policy):
 def test_encode_with_a_chat_template_and_without(tiny_policy):
     chat = [{"role": "system", "content": "w5"}, {"role": "user", "content": "w6 w7"}]
     _, tokenizer = tiny_policy()
+    chat_tokens = f"{BOS} {START} system w5 {END} {START} user w6 w7 {END} {START} assistant".split()
     for thinking, last in [(False, "quiet"), (True, "think")]:
-        assert tokenizer.convert_ids_to_tokens(encode(tokenizer, chat, thinking)) == [
-            *f"{BOS} {START} system w5 {END} {START} user w6 w7 {END} {START} assistant".split(), last]
+        assert tokenizer.convert_ids_to_tokens(encode(tokenizer, chat, thinking)) == [*chat_tokens, last]
     assert encode(tokenizer, chat) == encode(tokenizer, chat, False)
     model, tokenizer = tiny_policy(template=None)
     ids = encode(tokenizer, chat)
     assert tokenizer.convert_ids_to_tokens(ids) == [BOS, "w5", "w6", "w7"]
-    assert sampled(generate(model, tokenizer, [ids], 5, temperature=0)) == [alone(model, ids, 5)]
+    assert sampled(generate(model, tokenizer, [ids], 5, temperature=0)) == [greedy_alone(model, ids, 5)]
 
 
 def test_messages():
-    (asked,), (system, user) = solution_messages("Find {budget}."), meta_messages("Find {budget}.", 77)
-    start, _, instruction = asked["content"].partition("\n\n")
-    assert start == "Find {budget}." and "\\boxed{}" in instruction
-    assert (system["role"], user["role"]) == ("system", "user") and user["content"].startswith("Find {budget}.\n\n")
+    (_, user), instruction = meta_messages("Find {budget}.", 77), solution_messages("Find {budget}.")[0]["content"]
+    instruction = instruction.removeprefix("Find {budget}.\n\n")
+    assert "\\boxed{}" in instruction and user["content"].startswith("Find {budget}.\n\n")
     assert user["content"].count("77") == 1 and user["content"].count("{budget}") == 1
-    assert all(key in user["content"] for key in ("math_notion", "pass_rate", "solution_length", "<meta>", "</meta>"))
     assert hint_messages("p", []) == solution_messages("p")
     hinted = hint_messages("p", ["a", "b"], 40)[0]["content"]
     assert hinted.startswith("p\n\n") and "a, b" in hinted and "40" in hinted and hinted.endswith(instruction)

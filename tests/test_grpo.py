@@ -1,0 +1,200 @@
+"""Tests of grpo.py against hand-worked numbers and float64 references written with plain loops from the formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from grpo import group_advantages, grpo_loss, loss_total, token_logprobs
+
+AGGREGATIONS = ["token", "sequence", "constant"]
+
+
+def test_advantages_by_hand():
+    got = group_advantages(torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 1.0]), 3)     # std 1; mean 1/3, std sqrt(1/3)
+    expected = [-1, 0, 1, -1 / 3 ** 0.5, -1 / 3 ** 0.5, 2 / 3 ** 0.5]
+    assert got.shape == (6,) and got.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_advantages_are_those_of_float64_in_interleaved_groups():
+    rewards = np.random.default_rng(0).uniform(size=(40, 8)) * 10.0 ** np.arange(-3, 5).repeat(5)[:, None]
+    expected = (rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, ddof=1, keepdims=True) + 1e-6)
+    got = group_advantages(torch.tensor(rewards.flatten()), 8)
+    np.testing.assert_allclose(got.numpy(), expected.flatten(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3, 1e-8, 1e6 + 0.1])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
+def test_no_variance_no_advantage(value, size):
+    got = group_advantages(torch.tensor([value] * size + list(range(size)), dtype=torch.float64), size)
+    assert got[:size].tolist() == [0.0] * size and got.isfinite().all()
+    assert size == 1 or (got[size] < 0 < got[-1])
+
+
+def test_meta_rewards_never_move_solution_advantages():
+    solutions, meta = torch.tensor([1.0, 0, 0, 1]), torch.tensor([0.9, 0.1, 0.5, 0.2])
+    alone = group_advantages(solutions, 4)
+    for other in (meta, meta * 100, -meta):
+        assert torch.equal(group_advantages(torch.cat([solutions, other]), 4)[:4], alone)
+        assert torch.equal(group_advantages(torch.cat([other, solutions]), 4)[4:], alone)
+
+
+def padded(rows, left):
+    gaps = [max(map(len, rows)) - len(row) for row in rows]
+    ids = [[0] * gap * left + row + [0] * gap * (not left) for gap, row in zip(gaps, rows)]
+    mask = [[False] * gap * left + [True] * len(row) + [False] * gap * (not left) for gap, row in zip(gaps, rows)]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_of_a_padded_batch_are_those_of_each_row_alone(tiny_policy, temperature):
+    model = tiny_policy()[0]
+    prompts, completions = [[10, 11, 12, 13, 14], [15], [16, 0]], [[20, 3], [21, 0, 22, 0, 24, 3], [25]]
+    (prompt_ids, prompt_mask), (ids, mask) = padded(prompts, 1), padded(completions, 0)
+    logprobs, entropy = token_logprobs(model, prompt_ids, prompt_mask, ids, mask, temperature)
+    assert logprobs.shape == entropy.shape == mask.shape and logprobs.dtype == torch.float32
+    assert logprobs.requires_grad and not entropy.requires_grad
+    double = tiny_policy()[0].double()
+    for b, (prompt, completion) in enumerate(zip(prompts, completions)):
+        logits = double(torch.tensor([prompt + completion])).logits[0] / temperature
+        for t, token in enumerate(completion):
+            row = [math.exp(x) for x in logits[len(prompt) + t - 1].tolist()]
+            p = [x / sum(row) for x in row]
+            assert logprobs[b, t].item() == pytest.approx(math.log(p[token]), abs=1e-4)
+            assert entropy[b, t].item() == pytest.approx(-sum(x * math.log(x) for x in p), abs=1e-4)
+
+
+def test_the_gradient_of_a_padded_batch_is_that_of_its_rows(tiny_policy):
+    model, rows = tiny_policy()[0], [([10, 11, 12], [20, 3]), ([13], [21, 22, 23, 3])]
+
+    def gradient(rows):
+        model.zero_grad()
+        (prompt_ids, prompt_mask), (ids, mask) = padded([p for p, _ in rows], 1), padded([c for _, c in rows], 0)
+        (token_logprobs(model, prompt_ids, prompt_mask, ids, mask)[0] * mask).sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(gradient(rows), gradient(rows[:1]) + gradient(rows[1:]), atol=1e-4, rtol=1e-3)
+
+
+def naive_loss(logprobs, old, advantages, mask, aggregation, low, high, beta, ref, longest):
+    """The loss of a whole batch, as a float, and its derivative by each log-probability, from the formula."""
+    lengths = [sum(row) for row in mask]
+    weight = {"token": lambda n: 1 / sum(lengths), "sequence": lambda n: 1 / (n * len(lengths)),
+              "constant": lambda n: 1 / (len(lengths) * longest)}[aggregation]
+    loss, gradient = 0.0, [[0.0] * len(row) for row in mask]
+    for b, row in enumerate(mask):
+        for t in (t for t, on in enumerate(row) if on):
+            rho, a = math.exp(logprobs[b][t] - old[b][t]), advantages[b]
+            bounded = min(max(rho, 1 - low), 1 + high)
+            slope = -rho * a if rho * a <= bounded * a else 0.0         # where the clipped term is less, it is constant
+            d = ref[b][t] - logprobs[b][t]
+            loss += weight(lengths[b]) * (-min(rho * a, bounded * a) + beta * (math.exp(d) - d - 1))
+            gradient[b][t] = weight(lengths[b]) * (slope + beta * (1 - math.exp(d)))
+    return loss, gradient
+
+
+def random_batch(seed=0, lengths=(5, 1, 7, 3, 0, 7)):
+    generator = torch.Generator().manual_seed(seed)
+    old, ref = (-torch.rand(len(lengths), 7, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    logprobs = old + torch.randn(old.shape, generator=generator, dtype=torch.float64) * 0.4
+    advantages = torch.tensor([1.2, -0.7, -1.5, 0.4, 2.0, 0.0], dtype=torch.float64)[:len(lengths)]
+    mask = torch.arange(7) < torch.tensor(lengths)[:, None]
+    return logprobs, old, ref, advantages, mask
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_loss_and_gradient_by_brute_force_whole_and_in_micro_batches(aggregation, beta):
+    logprobs, old, ref, advantages, mask = random_batch()
+    expected, slopes = naive_loss(logprobs.tolist(), old.tolist(), advantages.tolist(), mask.tolist(), aggregation,
+                                  0.2, 0.28, beta, ref.tolist(), longest=9)
+    total = loss_total(mask.sum(1).tolist(), aggregation, 9)
+    for split in ([6], [1] * 6, [2, 4], [4, 1, 1]):                     # row 4 is empty, alone in one of them
+        leaf, loss = logprobs.clone().requires_grad_(), 0.0
+        for rows in torch.arange(6).split(split):
+            part, sums = grpo_loss(leaf[rows], old[rows], advantages[rows], mask[rows], total, 0.2, 0.28,
+                                   aggregation, beta, ref[rows] if beta else None)
+            part.backward()
+            loss += part.item()
+            assert part.isfinite() and ("kl" in sums) == bool(beta)
+        assert loss == pytest.approx(expected, abs=1e-12)
+        torch.testing.assert_close(leaf.grad, torch.tensor(slopes, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_loss_total_by_hand():
+    assert [loss_total([5, 1, 7, 3], name, 9) for name in AGGREGATIONS] == [16, 4, 36]
+
+
+# ratio, advantage -> loss, d loss / d logprob, clipped at low, at high; bounds 1 - 0.1 and 1 + 0.5
+@pytest.mark.parametrize("ratio, advantage, loss, slope, low, high", [
+    (1.0, 2.0, -2.0, -2.0, 0, 0), (1.4, 2.0, -2.8, -2.8, 0, 0), (1.6, 2.0, -3.0, 0.0, 0, 1),
+    (0.5, 2.0, -1.0, -1.0, 0, 0), (0.95, 2.0, -1.9, -1.9, 0, 0), (1.0, -2.0, 2.0, 2.0, 0, 0),
+    (1.4, -2.0, 2.8, 2.8, 0, 0), (9.0, -2.0, 18.0, 18.0, 0, 0), (0.95, -2.0, 1.9, 1.9, 0, 0),
+    (0.85, -2.0, 1.8, 0.0, 1, 0), (0.5, -2.0, 1.8, 0.0, 1, 0), (1.6, 0.0, 0.0, 0.0, 0, 0), (0.5, 0.0, 0.0, 0.0, 0, 0)])
+def test_clipping_by_hand(ratio, advantage, loss, slope, low, high):
+    old = torch.tensor([[-1.0, -5.0]], dtype=torch.float64)
+    logprobs = (old + math.log(ratio)).requires_grad_()
+    mask = torch.tensor([[True, False]])                                # what is outside of the mask is not counted
+    got, sums = grpo_loss(logprobs, old, torch.tensor([advantage]).double(), mask, 1, clip_low=0.1, clip_high=0.5)
+    got.backward()
+    assert got.item() == pytest.approx(loss) and logprobs.grad.tolist() == [pytest.approx([slope, 0.0])]
+    assert (int(sums["clip_low"]), int(sums["clip_high"])) == (low, high)
+
+
+def test_the_k3_estimate_is_kl_of_policy_to_reference_and_its_gradient_pulls_to_the_reference():
+    policy, reference = torch.tensor([[0.9, 0.06, 0.03, 0.01], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    kl = sum(p * math.log(p / r) for p, r in zip(policy.tolist(), reference.tolist()))
+    assert abs(kl - sum(r * math.log(r / p) for p, r in zip(policy.tolist(), reference.tolist()))) > 0.3
+    expectation, zero, mask = 0.0, torch.zeros(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.bool)
+    for p, r in zip(policy, reference):
+        logprobs = p.log().view(1, 1).requires_grad_()
+        loss, sums = grpo_loss(logprobs, logprobs.detach(), zero, mask, 1, beta=0.5, ref_logprobs=r.log().view(1, 1))
+        loss.backward()
+        assert sums["kl"] >= 0 and not sums["kl"].requires_grad
+        assert loss.item() == pytest.approx(0.5 * sums["kl"].item())
+        assert (logprobs.grad.item() > 0) == bool(p > r)                # a step down makes too likely a token less so
+        expectation += p.item() * sums["kl"].item()
+    assert expectation == pytest.approx(kl, abs=1e-12)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_rubbish_outside_of_the_mask_changes_nothing_and_empty_batches_are_finite(aggregation):
+    logprobs, old, ref, advantages, mask = random_batch()
+    results = []
+    for rubbish in (0.0, 1e4, -1e4, math.inf, -math.inf, math.nan):
+        leaf = logprobs.masked_fill(~mask, rubbish).requires_grad_()
+        loss, sums = grpo_loss(leaf, old, advantages, mask, 23, aggregation=aggregation, beta=0.1, ref_logprobs=ref)
+        loss.backward()
+        results.append([loss.item(), *map(float, sums.values()), *leaf.grad.flatten().tolist()])
+    assert all(result == results[0] for result in results) and np.isfinite(results[0]).all()
+    loss, _ = grpo_loss(logprobs, old, advantages, mask & False,
+                        loss_total([0] * 6, aggregation, 0), aggregation=aggregation)
+    assert loss.item() == 0.0
+
+
+def test_a_fully_masked_row_is_finite_through_the_model(tiny_policy):
+    model = tiny_policy()[0]
+    prompt_ids, prompt_mask = padded([[10, 11], [12]], 1)
+    ids, mask = torch.tensor([[20, 3], [0, 0]]), torch.tensor([[True, True], [False, False]])
+    logprobs, _ = token_logprobs(model, prompt_ids, prompt_mask, ids, mask)
+    grpo_loss(logprobs, logprobs.detach(), torch.tensor([1.0, -1.0]), mask, 2)[0].backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters()) and model.lm_head.weight.grad.any()
+
+
+def test_the_first_update_has_loss_near_zero_and_the_gradient_of_reinforce(tiny_policy):
+    model = tiny_policy()[0]
+    prompt_ids, prompt_mask = padded([[10, 11], [10, 11], [12], [12]], 1)
+    ids, mask = padded([[20, 21, 3], [22, 23, 3], [24, 25, 26], [27, 28, 3]], 0)
+    advantages = group_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]), 2)
+    logprobs, _ = token_logprobs(model, prompt_ids, prompt_mask, ids, mask)
+    loss, sums = grpo_loss(logprobs, logprobs.detach(), advantages, mask, 12)
+    reinforce = -sum(advantages[b] * logprobs[b, t] for b in range(4) for t in range(3)) / 12
+    assert abs(loss.item()) < 1e-6 < abs(reinforce.item()) and int(sums["clip_low"] + sums["clip_high"]) == 0
+    got, expected = (torch.autograd.grad(x, [*model.parameters()], retain_graph=True) for x in (loss, reinforce))
+    assert any(g.abs().max() > 1e-3 for g in expected)
+    for g, e in zip(got, expected):
+        torch.testing.assert_close(g, e, atol=1e-6, rtol=1e-4)
+
+
+def test_copyable_alone(run_alone):
+    assert run_alone("grpo", "import grpo; print(grpo.loss_total([3, 4], 'token', 9))") == "7"

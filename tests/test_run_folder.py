@@ -1,0 +1,132 @@
+"""A run's folder survives being killed at any moment, and refuses what would destroy a run."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+import torch
+
+from run_folder import RunFolder
+
+CONFIG = {"model": "toy", "steps": 4, "seed": 0, "resume": False}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run", CONFIG)
+
+
+def restart(run, resume=True, **changed):
+    run.lock.close()            # as the end of the process does
+    return RunFolder(run.path, CONFIG | changed, resume)
+
+
+def test_rewind_drops_what_came_after_the_checkpoint_and_a_torn_line(run):
+    for step in range(5):
+        run.append("metrics.jsonl", {"step": step, "reward": step / 7})
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "rew')
+    run.rewind(3)
+    assert run.read("metrics.jsonl") == [{"step": step, "reward": step / 7} for step in range(3)]
+    run.append("metrics.jsonl", {"step": 3})
+    assert [row["step"] for row in run.read("metrics.jsonl")] == [0, 1, 2, 3]
+
+
+def test_hostile_text_is_kept_as_one_line(run):
+    text = "lone \ud800, NUL \0, line \u2028 ends\x85 and\x0c\n"
+    run.append("rollouts.jsonl", {"step": 0, "solution": text})
+    run.append("rollouts.jsonl", {"step": 1})
+    assert [row["step"] for row in run.read("rollouts.jsonl")] == [0, 1]
+    assert run.read("rollouts.jsonl")[0]["solution"] == text
+
+
+def test_a_run_is_not_overwritten(run):
+    run.append("metrics.jsonl", {"step": 0})
+    with pytest.raises(ValueError, match="already holds a run"):
+        restart(run, resume=False)
+    assert run.read("metrics.jsonl") == [{"step": 0}]
+
+
+def test_a_start_that_failed_early_leaves_the_folder_free(run):
+    assert restart(run, resume=False, model="other").read_json("config.json")["model"] == "other"
+
+
+def test_resume_needs_a_run_and_its_flags(run, tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        RunFolder(tmp_path / "none", CONFIG, resume=True)
+    run.append("metrics.jsonl", {"step": 0})
+    with pytest.raises(ValueError, match="seed was 0, now 1"):
+        restart(run, seed=1)
+    assert restart(run, steps=9).path == run.path
+
+
+def open_elsewhere(path, answers):
+    try:
+        RunFolder(path, CONFIG)
+    except ValueError as error:
+        answers.put(str(error))
+
+
+def test_a_folder_in_use_is_refused(run):
+    spawn = multiprocessing.get_context("spawn")
+    answers = spawn.Queue()
+    process = spawn.Process(target=open_elsewhere, args=(run.path, answers))
+    process.start()
+    assert "in use by another process" in answers.get(timeout=60)
+    process.join()
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="cannot be written"):
+        RunFolder(tmp_path / "file", CONFIG)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+class Saves:
+    """Stands for a model: writes one file, or fails half-way as on a full disk."""
+
+    def __init__(self, content, full=False):
+        self.content, self.full = content, full
+
+    def save_pretrained(self, folder):
+        os.makedirs(folder, exist_ok=True)
+        (folder / "model").write_text(self.content)
+        if self.full:
+            raise OSError(28, "No space left on device")
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(run):
+    run.save(Saves("first"), Saves("t"), {"step": 1, "tensor": torch.arange(3)})
+    with pytest.raises(OSError):
+        run.save(Saves("second", full=True), Saves("t"), {"step": 2})
+    assert (run.checkpoint / "model").read_text() == "t" and run.load_trainer()["step"] == 1
+    run.save(Saves("t"), Saves("third"), {"step": 3})
+    assert (run.checkpoint / "model").read_text() == "third" and run.load_trainer()["step"] == 3
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "checkpoint", "config.json"]
+
+
+def test_killed_between_the_two_renames(run):
+    run.save(Saves("m"), Saves("t"), {"step": 1})
+    run.checkpoint.rename(run.previous)
+    assert restart(run).load_trainer() == {"step": 1}
+
+
+def test_a_damaged_or_executable_checkpoint_is_one_line(run):
+    run.save(Saves("m"), Saves("t"), {"step": 1})
+    trainer = run.checkpoint / "trainer.pt"
+    whole = trainer.read_bytes()
+    for content in (whole[:len(whole) // 2], b"", b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."):
+        trainer.write_bytes(content)
+        with pytest.raises(ValueError) as error:
+            run.load_trainer()
+        assert "damaged" in str(error.value) and "\n" not in str(error.value)
+    assert not os.path.exists("pwned")
+
+
+def test_json_is_replaced_whole(run):
+    run.write_json("before.json", [1])
+    with pytest.raises(TypeError):
+        run.write_json("before.json", [object()])
+    assert json.loads((run.path / "before.json").read_text()) == [1]
