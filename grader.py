@@ -3,43 +3,36 @@ r"""Is the last \boxed{} answer of a completion mathematically equal to the gold
     grade(r"... so its area is \boxed{\frac{1}{2}\text{ cm}^2}.", "0.5")    ->  True
 
 The completion is hostile by assumption: reinforcement learning finds whatever the grader did not expect.
-sympy's parse_latex, parse_expr and sympify run python written in an answer, or silently read a prefix of it;
-simplify, solve and even the automatic evaluation of a sympy object may take hours; and the usual cure, an
-alarm, fails outside the main thread and lets the verdict depend on the load of the machine. So this module
-reads and computes by itself, with nothing but the standard library and mpmath:
+sympy's parse_latex, parse_expr and sympify run python written in an answer; simplify and solve may take hours,
+and so may the mere making of a sympy expression: Abs(exp(exp(exp(100))) - exp(exp(100))) does not end. The
+usual cure, an alarm, fails outside the main thread and lets verdicts depend on the load of the machine. So:
 
-1. Text becomes tokens and tokens become a tree, by recursive descent. What the reader does not know it
-   refuses, and a refused answer equals nothing but the same tokens.
-2. Structure comes first (lists, tuples, intervals, sets, matrices, relations, units, words), algebra only in
-   the leaves. `Judge.same` is the table of what may equal what.
-3. Leaves are compared by value: exactly, as rational numbers, wherever possible, so that expressions in
-   letters are compared exactly at fixed rational points; else at 500 digits, more than an answer has room to
-   write down, so that no decimal passes for a root or for pi.
-4. Work is bounded by counting it, never by a clock: length, depth, size of numbers, and a budget per call.
+1. `readings` turns text into tokens, with one spelling for each thing.
+2. `expression` turns tokens into a tree of tuples like ("+", "x", "1") by the precedence of operators, of which
+   the comma of a list is one. It refuses what it does not know: that equals nothing but the same tokens.
+3. `same` compares trees, structure by structure, and formulas by their values at a few points, at 500 digits:
+   more than an answer has room to write down, so that no decimal passes for a root or for pi. Units are letters
+   like others; but if only one of two answers has units, they are 1.
+4. Sets of real numbers, in whatever notation, become sympy's sets, which are canonical.
+5. Work is bounded by counting it (characters, tokens, operations, sets), never by a clock.
 """
 
-import functools
 import math
 import operator
 import re
 import unicodedata
 from fractions import Fraction
-from itertools import islice, product
+from functools import lru_cache
 from zlib import crc32
 
 import mpmath
+from sympy import Complement, FiniteSet, Integer, Intersection, Interval, S, Union, oo
 
-MAX_LOOKS = 200_000         # at boxes and braces in search of the last box, about 0.1 s
+MAX_BRACES = 200_000        # and backslashes in a completion; beyond, only its end is searched
 MAX_LENGTH = 400            # characters of an answer; the longest gold answer of MATH has 159
-MAX_DEPTH = 25              # of nesting
-MAX_SPREAD = 1_200          # bits between the terms of an inexact sum, before one drowns in the other
-BUDGET = 150_000            # work per pair of answers, in rough microseconds: 10^{10000} is read, 9^{9^9} not
-
-REAL = mpmath.MPContext()   # a context of our own, whose precision nobody else changes
-REAL.dps = 500
-NOISE = REAL.mpf(10) ** -430                      # the relative size of what rounding may leave behind
-PI, E, I = +REAL.pi, +REAL.e, REAL.mpc(0, 1)
-REAL.sin(PI), REAL.exp(PI), REAL.ln(10)           # fill mpmath's caches of constants, lest threads race to
+MAX_TOKENS = 200            # of an answer
+MAX_OPERATIONS = 60         # of them that are slow or nested: powers, roots, functions, brackets
+MAX_SETS = 10               # in two answers; sympy takes 0.1 s for so many
 
 
 class Refused(Exception):
@@ -50,7 +43,7 @@ def grade(completion, answer, *, rel_tol=0.0):
     r"""True if the last \boxed{} of `completion` equals the gold `answer`.
 
     The verifiable reward of MASA (arXiv 2510.03259). Takes any two objects and never raises. `rel_tol` is for
-    numerical answers of physics, where 9.79 may pass for 9.81; 0 asks for equality.
+    lone numbers as in physics, where 9.79 may pass for 9.81; 0 asks for equality.
     """
     box = last_boxed(completion)
     return box is not None and equal(box, answer, rel_tol=rel_tol)
@@ -63,856 +56,518 @@ def equal(prediction, answer, *, rel_tol=0.0):
     """
     try:
         ours, theirs = readings(prediction), readings(answer)
-        if ours[0] == theirs[0] != []:
-            return True
-        judge = Judge(rel_tol)
-        return any(judge.same(read(p), read(a)) for p, a in product(ours, theirs))
+        if ours[0] == theirs[0]:
+            return ours[0] != []
+        return any(same_answer(read(a), read(b), rel_tol) for a in ours for b in theirs)
     except Exception:       # Refused, as a rule; but whatever it is, it must not end the training run
         return False
 
 
 def last_boxed(text):
-    r"""The content of the last \boxed{...} of `text` that closes (else of the last \fbox{...}), or None.
+    r"""The content of the last \boxed{...} (or \fbox{...}) of `text` that closes, or None. Never raises.
 
-    Never raises. A single number or letter needs no braces, as in \boxed 2. Boxes are tried from the last one
-    backwards; one that does not close leaves its brace open for all before it, so no part is scanned twice.
+    A single number or letter needs no braces, as in \boxed 2. One pass, with a stack of the open braces.
     """
     if not isinstance(text, str):
         return None
-    for command in ("\\boxed", "\\fbox"):
-        end, left = len(text), MAX_LOOKS
-        while left > 0 and (start := text.rfind(command, 0, end)) >= 0:
-            left -= 1
-            if opening := OPENING.match(text, start + len(command), end):
-                if opening[1]:
-                    return opening[1]
-                depth = 1
-                for brace in islice(BRACE.finditer(text, opening.end(), end), left):
-                    left -= 1
-                    depth += {"{": 1, "}": -1}.get(brace[0], 0)
-                    if depth == 0:
-                        return text[opening.end():brace.start()]
-            end = start
-    return None
+    if sum(map(text.count, "\\{}")) > MAX_BRACES:
+        text = text[-MAX_BRACES:]
+    opened, start, end = [], -1, -1
+    for match in BRACE.finditer(text):
+        if match["bare"]:
+            start, end = match.span("bare")
+        elif match[0] == "{" or match["box"]:
+            opened.append(match.end() if match["box"] else -1)
+        elif match[0] == "}" and opened:
+            start, end = max((start, end), (opened.pop(), match.start()))
+    return text[start:end] if start >= 0 else None
 
 
-OPENING = re.compile(r"\s{0,99}(?:\{|(-?\d+(?:\.\d+)?|(?<=\s)[A-Za-z](?![A-Za-z])))")
-BRACE = re.compile(r"\\[\\{}]|[{}]")
-
+BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}(?:\{|(?P<bare>-?\d+|(?<=\s)[A-Za-z]\b)))|\\[\\{}]|[{}]")
 
 # --- From text to tokens ----------------------------------------------------------------------------------
 
 UNICODE = str.maketrans({
-    "−": "-", "–": "-", "—": "-", "‐": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "∕": "/", "⁄": "/",
-    "√": r"\sqrt ", "∛": r"\sqrt[3]", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ",
-    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∈": r"\in ",
-    "∅": r"\emptyset ", "△": r"\triangle ", "∠": r"\angle ", "‘": "'", "’": "'", "′": "'", "“": "", "”": "",
-    "、": ",", "。": ".", "⟨": "(", "⟩": ")"})
+    "−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "⁄": "/", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+    "±": r"\pm ", "√": r"\sqrt ", "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "∈": r"\in ", "∪": r"\cup ",
+    "∩": r"\cap ", "∅": r"\{\}", "ℝ": r"\reals ", "Δ": r"\Delta ", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"})
+WORDS = dict(word.split("→") for word in r"""and→, or→; to→: per→/ degree→° degrees→° percent→% dollar→"$
+    dollars→"$ mph→"mi/"h infinity→\infty sin→\sin cos→\cos tan→\tan ln→\ln log→\log sqrt→\sqrt pi→\pi""".split())
 
-# What is settled before there are tokens, in this order.
+
+def words(match):
+    r"""Words of running text as tokens like "cm. A letter is a word if it is a unit, or the whole answer (B)."""
+    before, after = match.string[:match.start()], match.string[match.end():]
+    is_unit = re.search(r"[\d)}/](?:\s|\\[ ,;])*$", before)
+    letters = "+" if is_unit or not before + after else "{2,}"
+    return re.sub(r'(?<![\\\w"])(?![ei]\b)[^\W\d_]' + letters, r'"\g<0>', match[1])
+
+
 SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in (
-    (r"\\(?:left|right)\s*\.", " "),
-    (r"\\[hv]?phantom\s*(?:\{[^{}]*\}|\\?.)", ""),
-    (r"\\begin\s*\{(?:[pbB]?|small)matrix\*?\}|\\begin\s*\{array\}\s*\{[clr|\s]*\}", r"\\matrix "),
-    (r"\\begin\s*\{([vV]matrix|cases)\*?\}", r"\\\1 "),
-    (r"\\end\s*\{\w+\*?\}", r"\\end "),
-    (r"\\\\\s*\[[\d.]+\s*(?:ex|em|pt|mm|cm)\]", r"\\\\ "),                     # \\[1ex]
-    (r"\\operatorname\*?\s*\{(\w+)\}", r"\\\1 "),
+    (r"(?<!\\)\$", ""),                                                                           # $5$
+    (r"^\s*(?:=|\\approx)|\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
+    (r"\\begin\s*\{(?:[pbB]|small)?matrix\}|\\begin\s*\{array\}\s*\{[clr|\s]*\}", r"\\matrix "),
+    (r"(\\\\)?\s*\\end\s*\{\w+\}", r"\\end "),
     (r"\\mathbb\s*\{?\s*R\s*\}?", r"\\reals "),
-    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])", "°"),
-    (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
-    (r"(?i)\b([ap])\.\s?m\b\.?", r"\1m"),                                       # 3:30 p.m.
-    (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+    (r"\\emptyset|\\varnothing", r"\\{\\}"),
+    (r"\\[lr]vert|\\[vm]id", "|"),
+    (r"\\\{\s*[a-z]\s*(?:\\in\s*\\reals\s*)?[|:]([^{}|]*)\\\}", r"\1"),                          # \{x | x > 2\}
+    (r"\|([^|]*)\|", r"\\lvert \1\\rvert "),
+    (r"(?<=[fgh])\s*\^\s*\{\s*-1\s*\}(?=\s*\()", "_{-1}"), (r"\^\s*\{?\s*\\prime\s*\}?", "'"),       # f^{-1}(x), f'
+    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b", "°"),
+    (r"\\[dtc](frac|binom)", r"\\\1"), (r"(\\frac|\\binom)\s*(\d)", r"\1{\2}"),                   # \dfrac, \frac12
+    (r"((?:\\frac|\\binom)\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
-    (r"\^\s*\{\s*(\d)\s*\}(?!\s*\d)", r"^\1"),
-    (r"\\\{\s*[a-zA-Z](?:\s*\\in\s*\\reals)?\s*(?:\\mid|\||:)", r"\\{\\mid "),  # {x | x > 2} is x > 2
-    (r"\((\w+)\)\s*(?=_)", r"\1"),                                              # (101)_2
-    (r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,?\\[,!;: ]\s*|,\s*\\!|[ ~])\d{3})+(?!\d)",
+    (r"(?<![\w^{])(?:\(|\\text\{)?([A-Z\d]*\d[A-Z\d]*)[)}]?\s*_\s*\{?\s*(\d+)\s*\}?", r'\1"base\2'),
+    (r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,?\\[,!;: ]\s*|,\s*\\!|[ ~])\d{3})+(?!\d)",                # 1{,}000
      lambda number: re.sub(r"\D", "", number[0])),
-    (r"(?<![\w}.^])(\d+)\s+(\d+\s*/\s*\d+)(?![\d.])", r"(\1+\2)"),              # 3 1/2 and 3\frac{1}{2}
-    (r"(?<![\w}.^])(\d+)\s*(\\[dtc]?frac\s*(?:\d\s*\d|\{\s*\d+\s*\}\s*\{\s*\d+\s*\}))", r"(\1+\2)"))]
-
+    (r"(?<![\w}.^])(\d+)(\s+\d+\s*/\s*\d+(?![\d.])|\s*\\frac\s*\{\d+\}\s*\{\d+\})", r"(\1+\2)"),
+    (r"(?i)\b(?:square|sq\.?) (\w+)", r"\1^2"),
+    (r"(?i)(?<![\\a-z])(?:%s)(?![a-z])" % "|".join(WORDS), lambda word: WORDS[word[0].lower()]),
+    (r"\\(?:text(?:bf|it|rm|normal)?|[mh]box|mathrm|operatorname)\s*\{([^{}]*)\}", words),
+    (r"(?<=[\d})])\s*([mck]m|m[gil]|kg|ft|in|lbs?|oz|hr|min|sec|mph)\b", r' "\1'),     # 5 cm
+    (r"(?<=[\d})]) +([a-z](?=[a-z]*[aeiou])[a-z]{3,})\b", r' "\1'),                              # 5 apples
+    (r'(?<=[\d})])(\s*"\w+?)s\b', r"\1"),
+    (r"\\\$", r'"$*'),
+    (r"_\s*\{\s*(\w)\s*\}", r"_\1"))]
 THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 TOKEN = re.compile(r"""(?s:
-    (?P<base>(?:\\(?:text|mathrm)\s*\{)?(?P<digits>[A-Z]*\d[\dA-Z]*)\}?\s*_\s*
-        (?:\{\s*(?P<b1>[2-9]|[12]\d|3[0-6])\s*\}|(?P<b2>[2-9](?!\d)|[12]\d|3[0-6])))
-  | (?P<number>\d*\.\d*\\(?:overline|bar)\s*(?:\{\d+\}|\d) | \d*\.\d*\(\d+\) | \d*\.\d+(?:\\[lc]?dots|\.\.\.)
-        | (?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)
-  | \\(?:text(?:bf|it|rm|sf|tt|up|normal)?|[mh]box|mathrm|mathsf)\s*\{(?P<text>[^{}]*)\}
-  | (?P<letters>[A-Za-z]+|[^\W\d_]+)
-  | \\[a-zA-Z]+ | \\.? | \.\.\. | <= | >= | != | == | \*\* | \S)""", re.VERBOSE)
-
-IGNORED = frozenset(r"""
-    $ . ~ ` " \( \) \[ \] \! \, \: \; \> \ \left \right \middle \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr
-    \displaystyle \textstyle \limits \quad \qquad \mathbf \boldsymbol \bm \mathit \mathcal \vec \hline
-    \underline \text \textbf \textit \mathrm \mbox \boxed \fbox""".split()) | {"\\ ", "\\\n"}
-ALIASES = {alias: name for name, aliases in {
-    r"\frac": r"\dfrac \tfrac \cfrac", r"\binom": r"\dbinom \tbinom", r"\le": r"\leq \leqslant <=",
-    r"\ge": r"\geq \geqslant >=", "<": r"\lt", ">": r"\gt", r"\ne": r"\neq !=", "=": "==", "%": r"\%",
-    "*": r"\times \cdot \ast", "/": r"\div", "^": "**", r"\{": r"\lbrace", r"\}": r"\rbrace", ":": r"\colon",
-    "[": r"\lbrack", "]": r"\rbrack", "(": r"\lparen \langle", ")": r"\rparen \rangle", "or": r"\lor \vee",
-    "|": r"\lvert \rvert \vert \|", r"\emptyset": r"\varnothing", r"\setminus": r"\backslash", "$$": r"\$",
-    r"\dots": r"\ldots \cdots ...", ",": r"\land \wedge", r"\approx": r"\simeq", "$£": "£", "$€": "€",
-}.items() for alias in aliases.split()}
-SPOKEN = {"and": ",", "or": "or", "to": ":", "degree": "°", "degrees": "°", "percent": "%", "dollar": "$$",
-          "dollars": "$$", "infinity": r"\infty", "approximately": r"\approx", "about": r"\approx"}
-BARE = frozenset("sin cos tan cot sec csc arcsin arccos arctan exp ln log sqrt pi infty".split())
-UNITS = frozenset("mm cm dm km mg kg ml mi ft in yd lb lbs oz hr hrs min sec mph kph am pm usd hz".split())
-
-
-def normalise(text):
-    """`text` (or a number) in one spelling of characters, digit groups and degrees, and without a box."""
-    if isinstance(text, (int, float)) and abs(text) < 10**MAX_LENGTH:
-        text = str(text)
-    if not isinstance(text, str) or len(text := text.strip()) > MAX_LENGTH:
-        raise Refused("no text, or too much")
-    text = last_boxed(text) or text
-    if not text.isascii():
-        plain = functools.partial(unicodedata.normalize, "NFKC")
-        text = re.sub("[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda run: "^{%s}" % plain(run[0]), text)
-        text = re.sub("[₀-₉]+", lambda run: "_{%s}" % plain(run[0]), text)
-        text = re.sub("[¼-¾⅐-⅞]", lambda half: r"\frac{%s}{%s}" % tuple(plain(half[0]).split("⁄")), text)
-        text = "".join(map(spell, plain(text.replace("ℝ", r"\reals ")).translate(UNICODE)))
-    for pattern, replacement in SPELLINGS:
-        text = pattern.sub(replacement, text)
-    return text
+    \d*\.\d*\\(?:overline|bar)\s*(?:\{\d+\}|\d) | \d*\.\d*\(\d+\) | \d*\.\d+(?:\\[lc]?dots|\.\.\.)   # 0.\overline{3}
+  | (?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?                                              # 3.14e-5
+  | "[\w$]+                                                                                         # "cm
+  | (?:\\[a-zA-Z]+|[^\W\d_])(?:_\w|_\{[^{}]*\}|')*                                                  # x_1 and \sqrt
+  | \\.? | \.\.\. | <= | >= | != | \*\* | \S)""", re.VERBOSE)
+IGNORED = frozenset(r""". ~ ` \( \) \[ \] \! \, \: \; \> \ \displaystyle \textstyle \quad \qquad \mathbf
+    \boldsymbol \mathcal \vec \hline""".split()) | {"\\ ", "\\\n"}
+ALIASES = dict(alias.split("→") for alias in r"""\leq→\le \leqslant→\le <=→\le \geq→\ge \geqslant→\ge >=→\ge
+    \lt→< \gt→> \neq→\ne !=→\ne \%→% \times→* \cdot→* \div→/ **→^ \lbrace→\{ \rbrace→\} \langle→(
+    \rangle→) \ldots→\dots ...→\dots "centimeter→"cm "centimetre→"cm "meter→"m "metre→"m "kilometer→"km
+    "kilometre→"km "inche→"in "inch→"in "feet→"ft "foot→"ft "mile→"mi "hour→"h "hr→"h
+    "minute→"min "second→"s "sec→"s "gram→"g "kilogram→"kg "pound→"lb""".split())
 
 
 def readings(text):
-    """The tokens of an answer; both ways for 1,234, which may be a list (in brackets it is, 1,000 never)."""
-    text = normalise(text)
-    whole = text if re.search(r"[(\[]|\\\{", text) else THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-    return [tokenise(reading) for reading in dict.fromkeys((whole, whole if ",0" in text else text))]
+    """The tokens of `text` (or of a number). Of 1,234 there are two readings: a number, and a list of two."""
+    text = str(Fraction(str(text))) if isinstance(text, (int, float)) else text
+    if not isinstance(text, str) or len(text := text.strip()) > MAX_LENGTH:
+        raise Refused("no text, or too much")
+    text = re.sub("[₀-₉]+", r"_{\g<0>}", re.sub("[⁰¹²³⁴-⁹⁻]+", r"^{\g<0>}", text))
+    text = unicodedata.normalize("NFKC", (last_boxed(text) or text).translate(UNICODE)).translate(UNICODE)
+    for pattern, replacement in SPELLINGS:
+        text = pattern.sub(replacement, text)
+    is_tuple = re.search(r"[(\[]|\\\{", text)
+    number = text if is_tuple else THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+    list_ = number if ",0" in text else text                # 1,000 is no list
+    return [tokenise(reading) for reading in dict.fromkeys((number, list_))]
 
 
-def spell(char):
-    """A Greek letter as its command, nothing for an invisible character, any other character as it is."""
-    script, *name = unicodedata.name(char, "").split() or [""]
-    if script == "GREEK" and len(name) > 1:
-        return "\\" + (name[-1].lower() if name[0] == "SMALL" else name[-1].capitalize()) + " "
-    return "" if unicodedata.category(char) == "Cf" else char
-
-
-def tokenise(text, spoken=False):
-    r"""The tokens of normalised text; their first character tells their kind.
-
-    A number is itself, `#A5_11` a numeral with its base, `"word` a word of running text (`spoken`, as in
-    \text), `\frac` a command, `x` a letter, the rest punctuation.
-    """
-    tokens = []
-    for match in TOKEN.finditer(text):
-        kind, token = match.lastgroup, match[0]
-        if kind == "base":
-            tokens.append(f"#{match['digits']}_{match['b1'] or match['b2']}")
-        elif kind == "text":
-            tokens += tokenise(match["text"], spoken=True)
-        elif kind == "letters" and token.lower() in SPOKEN:
-            tokens.append(SPOKEN[token.lower()])
-        elif kind == "letters":
-            unit = tokens and tokens[-1][-1] in "0123456789})" and (token.lower() in UNITS or (
-                len(token) > 3 and text[match.start() - 1] == " " and re.search("[aeiou]", token[1:])))
-            word = unit or not token.isascii() or spoken and token not in ("e", "i")
-            tokens += ['"' + token] if word else ["\\" + token] if token in BARE else token
-        elif (token := ALIASES.get(token, token)) not in IGNORED:
-            tokens.append(token)
-    return tokens
+def tokenise(text):
+    """Numbers, letters like x or x_1, words like "cm, commands, and all else character by character."""
+    tokens = [ALIASES.get(token, token) for token in TOKEN.findall(text.rstrip(" ,;\\"))]
+    return [token for token in tokens if token not in IGNORED]
 
 
 # --- From tokens to a tree --------------------------------------------------------------------------------
-#
-# A node is a tuple that starts with its kind. Leaves: ("num", Fraction), ("sym", name), ("text", letters),
-# ("base", digits, base). Algebra: ("add", *terms), ("mul", *factors), ("pow", base, exponent), ("sin", x) and
-# other functions. Structure: ("list", *items), ("or", *items), ("set", *items), ("(]", *items) and so on,
-# ("matrix", *rows) of ("row", *entries), ("ratio", *parts), ("unit", node, words), ("\\cup", a, b) and so on,
-# ("rel", named, sides, relations), where `named` tells whether the first side names the others, as in x = 5.
 
-ONE, MINUS_ONE, TWO = (("num", Fraction(n)) for n in (1, -1, 2))
-REALS, INFINITY, MINUS_INFINITY = ("sym", "\\reals"), ("sym", "\\infty"), ("sym", "-\\infty")
-MARKS = {"°", "%"}
-CONSTANTS = {"i": I, "e": E, "\\pi": PI, "\\infty": REAL.inf, "-\\infty": REAL.ninf,
-             "°": PI / 180, "%": Fraction(1, 100)}
-SYMBOLS = frozenset("\\" + name for name in (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma "
-    "tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell "
-    "pi infty reals angle triangle").split())
-FUNCTIONS = {
-    "sin": REAL.sin, "cos": REAL.cos, "tan": REAL.tan, "cot": lambda x: 1 / REAL.tan(x),
-    "sec": lambda x: 1 / REAL.cos(x), "csc": lambda x: 1 / REAL.sin(x), "sinh": REAL.sinh, "cosh": REAL.cosh,
-    "tanh": REAL.tanh, "arcsin": REAL.asin, "arccos": REAL.acos, "arctan": REAL.atan, "exp": REAL.exp,
-    "ln": REAL.ln, "log": lambda x: REAL.ln(x) / REAL.ln(10), "lg": lambda x: REAL.ln(x) / REAL.ln(10)}
-BRACKETS = {"|": ("abs", "|"), "\\lfloor": ("floor", "\\rfloor"), "\\lceil": ("ceil", "\\rceil")}
-NUMERALS = {word: ("num", Fraction(n)) for n, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve".split())}
-STEMS = {alias: name for name, aliases in {
-    "^ 2": "square sq squared", "^ 3": "cubic cubed", "/": "per", "mi / h": "mph", "$$": "usd", "": "unit",
-    "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre", "in": "inch inche",
-    "ft": "foot feet", "yd": "yard", "mi": "mile", "h": "hour hr", "min": "minute", "s": "second sec",
-    "g": "gram", "kg": "kilogram", "lb": "pound", "oz": "ounce"}.items() for alias in aliases.split()}
-
-END = "<end>"
-SEPARATORS, SET_OPERATORS = (",", ";", "or"), ("\\cup", "\\cap", "\\setminus")
+SYMBOL = re.compile(r"""(?:[^\W\d_]|\\(?:[a-z]*(?:alpha|beta|gamma|delta|epsilon|eta|kappa|lambda|mu|nu|rho|sigma|tau
+    |phi|chi|psi|omega)|[xX]i|Gamma|Delta|Phi|Sigma|Omega|angle|triangle|infty|reals))(?:[_'].*)?|".+""", re.VERBOSE)
 RELATIONS = ("=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx")
-STOPS = {END, ")", "]", "}", "\\}", "&", "\\\\", "\\end", ":", *SEPARATORS, *RELATIONS, *SET_OPERATORS}
-NO_FACTORS = STOPS | {"+", "-", "*", "/", "\\mid", "\\rfloor", "\\rceil"}
+SET_OPERATIONS = {"\\cup": Union, "\\cap": Intersection, "\\setminus": Complement}
+INTERVALS = ("()", "(]", "[)", "[]")
+CLOSING = {"(": ")]", "[": ")]", "{": "}", "\\{": ["\\}"], "\\lvert": ["\\rvert"],
+           "\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"], "\\matrix": ["\\end"]}
+CHAINED = (",", ";", "&", "\\\\", ":", "")      # operators of many operands; "" is the product in 2x
+POSTFIX = ("!", "°", "%")
+END = "<end>"
+SUM, ARGUMENT, TIMES, POWER = 6, 7, 8, 9        # how close bind: +, sin in \sin 2x, the product in 2x, ^
+BINDING = dict.fromkeys([END, ")", "]", "}", "\\}", "\\end", "\\rvert", "\\rfloor", "\\rceil"], 0) | {
+    "\\\\": 1, "&": 2, ",": 3, ";": 3, **dict.fromkeys(RELATIONS, 4), **dict.fromkeys(SET_OPERATIONS, 5), ":": 5,
+    "+": SUM, "-": SUM, "*": TIMES, "/": TIMES, **dict.fromkeys("^!°%", POWER)}
 
 
 def read(tokens):
-    r"""The tree of an answer: for 1 \pm 2 a list, where signs vary freely unless \mp ties them together."""
-    tokens = list(tokens)
-    while tokens[-1:] and tokens[-1] in (",", ";", "\\\\"):
-        tokens.pop()
-    signs = [at for at, token in enumerate(tokens) if token in ("\\pm", "\\mp")]
-    upper = ["+" if tokens[at] == "\\pm" else "-" for at in signs]
-    lower = ["-" if tokens[at] == "\\pm" else "+" for at in signs]
+    r"""The tree of an answer. 1 \pm 2, \mp 3 is a list of all that the upper and the lower signs give."""
+    slow = [t for t in tokens if t in ("^", "!", "\\sqrt") or t in CLOSING or t.split("_")[0] in FUNCTIONS]
+    if len(tokens) > MAX_TOKENS or len(slow) > MAX_OPERATIONS:
+        raise Refused("too much work")
     trees = []
-    for choice in (upper, lower) if "-" in upper or len(signs) > 4 else product("+-", repeat=len(signs)):
-        for at, sign in zip(signs, choice):
-            tokens[at] = sign
-        trees.append(Reader(tokens).read())
-    merged = [item for place in zip(*map(items, trees)) for item in dict.fromkeys(place)]
-    return trees[0] if len(trees) == 1 else ("list", *merged)
+    for upper, lower in ("+-", "-+"):
+        left = [{"\\pm": upper, "\\mp": lower}.get(token, token) for token in (END, *reversed(tokens))]
+        trees.append(expression(left, 0))
+        if left != [END]:
+            raise Refused("more than an answer")
+    both = [dict.fromkeys(pair) for pair in zip(*map(items, trees))]
+    return trees[0] if trees[0] == trees[1] else (",", *(item for pair in both for item in pair))
 
 
-def items(node):
-    return node[1:] if node[0] in ("list", "or") else (node,)
+def expression(tokens, level):
+    """Takes a tree from the end of `tokens`, up to an operator that binds no closer than `level`."""
+    size, minus = len(tokens), False
+    while tokens[-1] in ("+", "-"):
+        minus ^= tokens.pop() == "-"
+    tree = atom(tokens) if len(tokens) == size else expression(tokens, max(level, SUM))
+    tree = join("*", "-1", tree) if minus else tree
+    while (binding := BINDING.get(tokens[-1], TIMES)) > level:
+        if level == ARGUMENT and tokens[-1] in ("*", "/", *CLOSING, *FUNCTIONS):
+            break                                               # \sin x (1 + x), \sin x \cos x
+        token = tokens.pop() if tokens[-1] in BINDING else ""
+        while token in (",", ";") and tokens[-1] in (",", ";"):             # 1, 2, and 3
+            token = tokens.pop()
+        tree = (token, tree) if token in POSTFIX else join(token, tree, expression(tokens, binding))
+        if token in ("^", "!") and tokens[-1] == token:
+            raise Refused("a tower without braces, or a double factorial")
+    return tree
 
 
-def flat(tokens):
-    """Words run together in lower case: neither spaces, hyphens nor brackets tell answers apart."""
-    text = "".join(token.lstrip('"') for token in tokens if token not in "(){}[]'").lower()
-    return re.sub(r"(?<=[a-z])-(?=[a-z])", "", text)
-
-
-def numeral(token):
-    r"""The exact value of a number token: 12, .5, 3e5, 0.1\overline{36}, 0.(3), 0.333..."""
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(?:[eE]([-+]?\d{1,3}))?", token):
-        return Fraction(match[1]) * Fraction(10) ** int(match[2] or 0)
-    match = (re.fullmatch(r"(\d*)\.(\d*)(?:\\\w+\s*|\()\{?(\d+)[})]?", token)
-             or re.fullmatch(r"(\d*)\.(\d{0,9}?)(?=\d{3})(\d{1,9}?)\3+(?:\\\w+|\.\.\.)", token))
-    if not match:
-        raise Refused(f"number {token}")
-    whole, fixed, repeated = match.groups()
-    return Fraction(int(whole + fixed + repeated) - int(whole + fixed or 0),
-                    (10 ** len(repeated) - 1) * 10 ** len(fixed))
-
-
-def unit_words(tokens):
-    """The words of a unit, {"m", "/", "s", "^", "2"} for m/s^2, without plurals and in short."""
-    if not all(token[0] in '"$/^*-' or token[0].isalpha() or token in ("2", "3") for token in tokens):
-        raise Refused("no unit")
-    words = [token.lstrip('"').lower() for token in tokens]
-    words = [word.rstrip("s") or word for word in words]
-    return {part for word in words for part in STEMS.get(word, word).split()}
-
-
-def negative(node):
-    if node[0] in ("num", "base"):
-        return ("num", -node[1]) if node[0] == "num" else ("base", "-" + node[1], node[2])
-    return MINUS_INFINITY if node == INFINITY else times(MINUS_ONE, node)
-
-
-def fraction(top, bottom):
-    if top[0] == bottom[0] == "num" and bottom[1]:
-        return ("num", top[1] / bottom[1])
-    return times(top, ("pow", bottom, MINUS_ONE))
-
-
-def times(*factors):
-    """A product. A number before a matrix multiplies each entry."""
-    if len(factors) == 1:
-        return factors[0]
-    scalars = [factor for factor in factors if factor[0] != "matrix"]
-    if len(scalars) == len(factors) - 1:
-        matrix, = set(factors) - set(scalars)
-        return ("matrix", *(("row", *(times(*scalars, entry) for entry in row[1:])) for row in matrix[1:]))
-    return ("mul", *(part for factor in factors for part in (factor[1:] if factor[0] == "mul" else [factor])))
-
-
-class Reader:
-    """Recursive descent: answer > relation > side > sum > product > factor > atom. Raises Refused."""
-
-    def __init__(self, tokens):
-        self.tokens, self.at = [*tokens, END], 0
-        self.depth = self.bars = 0
-        self.units = set()
-
-    def peek(self, ahead=0):
-        return self.tokens[self.at + ahead]
-
-    def take(self, *expected):
-        token = self.peek()
-        if token not in expected if expected else token == END:
-            raise Refused(f"{token} instead of {expected}")
-        self.at += 1
+def atom(tokens):
+    """Takes what no operator splits: a number, a name, a bracket, a fraction, a root, a function with argument."""
+    token = tokens.pop()
+    name, _, base = token.partition("_")
+    if token in CLOSING:
+        return bracket(token, ("set",) if tokens[-1] == "\\}" else expression(tokens, 0), tokens.pop())
+    if token in ("\\frac", "\\binom"):
+        return token, atom(tokens), atom(tokens)
+    if token == "\\sqrt":
+        return token, atom(tokens) if tokens[-1] == "[" else "2", atom(tokens)
+    if name in FUNCTIONS:
+        exponent = expression(tokens, POWER) if tokens[-1] == "^" and tokens.pop() else "1"
+        x = atom(tokens) if tokens[-1] in CLOSING else expression(tokens, ARGUMENT)
+        if exponent == ("*", "-1", "1"):
+            return "\\arc" + name[1:], x
+        return "^", ("/", (name, x), (name, base.strip("{}"))) if base else (name, x), exponent
+    if token[0] in ".0123456789" or token in CONSTANTS or SYMBOL.fullmatch(token):
         return token
+    raise Refused(f"unknown {token}")
 
-    def accept(self, *wanted):
-        return self.take() if self.peek() in wanted else None
 
-    def words(self):
-        start = self.at
-        while self.peek() not in STOPS:
-            self.take()
-        return self.tokens[start:self.at]
+def bracket(opening, tree, closing):
+    """The tree of what stands in brackets: a set, a matrix, |x|, an interval or tuple like ("[)", "1", "2"), or x."""
+    if closing not in CLOSING[opening]:
+        raise Refused("brackets that do not match")
+    if opening == "\\{":
+        return "set", *items(tree)
+    if opening == "\\matrix":
+        return tree if tree[0] in ("&", "\\\\") else ("\\\\", tree)
+    if opening in OPERATIONS:                                   # |x|, or x rounded down or up
+        return opening, tree
+    if tree[0] in (",", ";") and opening != "{":
+        return opening + closing, *tree[1:]
+    if opening + closing in ("()", "[]", "{}"):
+        return tree
+    raise Refused("half an interval")
 
-    def read(self):
+
+def join(token, left, right):
+    """The tree of two trees and the operator between them; what is chained, like 1, 2, 3, is one node."""
+    if token in RELATIONS:
+        return *(left if left[0] == "rel" else ("rel", left)), token, right
+    if token in CHAINED and (left[0] == token or (left[0], token) == (",", ";")):
+        return token, *left[1:], right
+    if token in ("", "*") and right[0] in ("&", "\\\\"):        # a matrix
+        return right[0], *(join("*", left, part) for part in right[1:])
+    return token, left, right
+
+
+def items(tree):
+    return tree[1:] if tree[0] in (",", ";", "set") else (tree,)
+
+
+def flat(tree):
+    return [tree] if isinstance(tree, str) else [token for part in tree for token in flat(part)]
+
+
+def units(tree):
+    return {token for token in flat(tree) if token.startswith(('"', "°", "%"))}
+
+
+def name(tree):
+    """The letters of a tree that may be a name: x, AB, f(x), f(2), (x, y), Area; else nothing."""
+    letters = [token for token in flat(tree) if token not in ("", "()")]
+    if all(token.isdigit() or SYMBOL.fullmatch(token) for token in letters) and not letters[0].isdigit():
+        return "".join(letters)
+    return ""
+
+
+# --- The values of formulas -------------------------------------------------------------------------------
+
+REAL = mpmath.MPContext()   # a context of our own, whose precision nobody else changes
+REAL.dps = 2000             # for once: mpmath caches its constants, and threads that refine them at once would race
+REAL.sin(1), REAL.exp(1), REAL.ln(10)
+REAL.dps = 500
+NOISE = REAL.mpf(10) ** -430                    # the relative size of what rounding may leave behind
+CONSTANTS = {"i": REAL.mpc(0, 1), "e": +REAL.e, "\\pi": +REAL.pi}
+
+
+@lru_cache(1000)
+def values(tree, plain=False):
+    """The values of a formula at five points, None where it has none; a constant has one.
+
+    Units are letters, ° and % are factors; but in a `plain` formula units, and ° and % outside of functions, are 1.
+    """
+    letters = {token for token in flat(tree) if SYMBOL.fullmatch(token) and not (plain and token[0] == '"')}
+    found = []
+    for point in range(5 if letters - CONSTANTS.keys() else 1):
         try:
-            node = self.answer()
-            self.take(END)
-            return node
-        except Refused:
-            letters = flat(self.tokens[:-1])
-            if not letters or not all(re.match(r'["\w(){}]', token) for token in self.tokens[:-1]):
-                raise
-            return ("text", letters)                        # mere words need no grammar
-
-    def answer(self):
-        parts, kind = [], "list"
-        while True:
-            while separator := self.accept(*SEPARATORS):
-                kind = "or" if separator == "or" else kind
-            parts.append(self.relation())
-            if self.peek() not in SEPARATORS:
-                return parts[0] if len(parts) == 1 else (kind, *parts)
-
-    def relation(self):
-        self.accept("\\approx", "=")
-        sides, relations = [self.side()], []
-        while relation := self.accept(*RELATIONS, *(":" if sides[0][0] == "text" else "")):
-            relations.append("=" if relation == ":" else relation)
-            sides.append(self.side())
-        if {*relations} == {"="} and is_name(sides[-1]) and not is_name(sides[0]):      # 5 = x
-            sides.reverse()
-        return ("rel", is_name(sides[0]), tuple(sides), tuple(relations)) if relations else sides[0]
-
-    def side(self):
-        outer, self.units = self.units, set()
-        token = self.peek()
-        if token[0] == '"' and (len(token) > 2 or self.peek(1)[0] == '"' or self.peek(1) in STOPS):
-            node = ("text", flat(self.words()))
-        else:
-            node = self.ratio()
-        while operation := self.accept(*SET_OPERATORS):
-            node = (operation, node, self.sum())
-        node = NUMERALS.get(spelled(node).lower(), node)
-        node = ("unit", node, frozenset(self.units)) if self.units else node
-        self.units = outer
-        return node
-
-    def ratio(self):
-        """1:2 is the number 1/2, and 1:2:3 the numbers 1/3 and 2/3."""
-        parts = [self.sum()]
-        while self.accept(":"):
-            parts.append(self.sum())
-        last = parts.pop()
-        parts = [fraction(part, last) for part in parts] or [last]
-        return parts[0] if len(parts) == 1 else ("ratio", *parts)
-
-    def sum(self):
-        terms = [self.product()]
-        while operation := self.accept("+", "-"):
-            terms.append(self.product() if operation == "+" else negative(self.product()))
-        return terms[0] if len(terms) == 1 else ("add", *terms)
-
-    def product(self):
-        factors = [self.signed()]
-        while True:
-            token = self.peek()
-            if self.accept("*"):
-                factors.append(self.signed())
-            elif self.accept("/"):
-                factors[-1] = fraction(factors[-1], self.signed())
-            elif token[0] in '"$':
-                self.units |= unit_words(self.words())
-            elif not self.goes_on():
-                return times(*factors)
-            elif token[0].isdigit() and factors[-1][0] in ("num", "sym"):
-                raise Refused("x2 is neither 2x nor x^2")
-            else:
-                factors.append(self.factor())
-
-    def goes_on(self):
-        token = self.peek()
-        return token not in NO_FACTORS and token[0] not in '"$' and not (token == "|" and self.bars)
-
-    def signed(self):
-        minus = False
-        while token := self.accept("+", "-", "$$", "$£", "$€"):
-            minus ^= token == "-"
-            self.units |= {token} - {"+", "-"}
-        return negative(self.factor()) if minus else self.factor()
-
-    def factor(self):
-        node = self.atom()
-        while True:
-            if self.peek() == "^":
-                node = ("pow", node, self.exponent())
-            elif self.peek() == "!" and node[0] != "!":         # a double factorial is another thing
-                node = (self.take(), node)
-            elif mark := self.accept(*MARKS):
-                node = times(node, ("sym", mark))
-            else:
-                return node
-
-    def exponent(self):
-        self.take("^")
-        node = negative(self.argument()) if self.accept("-") else self.argument()
-        if self.peek() == "^":
-            raise Refused("a tower without braces")
-        return node
-
-    def argument(self, digits=False):
-        r"""What a command without braces applies to. Of a number, \frac12 takes the first digit, 2^10 all."""
-        if digits and self.peek().isdigit():
-            self.tokens[self.at:self.at + 1] = self.peek()
-        return self.atom()
-
-    def atom(self):
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Refused("too deep")
-        token = self.take()
-        outer, self.bars = self.bars, token == "|"
-        if token[0].isdigit() or token[0] == ".":
-            node = ("num", numeral(token))
-        elif token[0] == "#" and len(token) > 1:
-            node = ("base", *token[1:].split("_"))
-        elif token[0].isalpha() or token[0] == '"' and len(token) == 2 or token in SYMBOLS:
-            node = ("sym", self.name(token.lstrip('"')))
-        elif token in ("(", "[", "{"):
-            node = self.group(token)
-        elif token == "\\{":
-            node = self.braces()
-        elif token in BRACKETS:
-            node = (BRACKETS[token][0], self.sum())
-            self.take(BRACKETS[token][1])
-        elif token in ("\\frac", "\\binom"):
-            parts = self.argument(digits=True), self.argument(digits=True)
-            node = fraction(*parts) if token == "\\frac" else ("binom", *parts)
-        elif token == "\\sqrt":
-            index = self.group("[") if self.accept("[") else TWO
-            node = ("pow", self.argument(), fraction(ONE, index))
-        elif token[1:] in FUNCTIONS:
-            node = self.function(token[1:])
-        elif token in ("\\matrix", "\\vmatrix", "\\Vmatrix", "\\cases"):
-            node = (token[1:], *self.rows())
-        elif token == "\\emptyset":
-            node = ("set",)
-        else:
-            raise Refused(f"unknown {token}")
-        self.bars = outer
-        self.depth -= 1
-        return node
-
-    def name(self, name):
-        while token := self.accept("_", "'"):
-            start = self.at
-            if token == "_":
-                self.argument()
-            name += token + flat(self.tokens[start:self.at])
-        return name
-
-    def group(self, opening):
-        node = self.answer()
-        brackets = opening + (self.take("}") if opening == "{" else self.take(")", "]"))
-        if node[0] == "list" and opening != "{":
-            return (brackets, *node[1:])
-        if brackets not in ("()", "[]", "{}"):
-            raise Refused("brackets that do not match")
-        return node
-
-    def braces(self):
-        if self.accept("\\}"):
-            return ("set",)
-        condition = self.accept("\\mid")
-        node = self.answer()
-        self.take("\\}")
-        return node if condition else ("set", *items(node))
-
-    def function(self, name):
-        power = self.exponent() if self.peek() == "^" else None
-        base = self.argument(digits=self.peek() != "10") if name == "log" and self.accept("_") else None
-        if self.peek() in ("(", "[", "{"):
-            x = self.atom()
-        else:
-            factors = [self.signed()]
-            while self.goes_on() and self.peek()[1:] not in FUNCTIONS and not self.peek()[0].isdigit():
-                factors.append(self.factor())
-            x = times(*factors)
-        if power == MINUS_ONE:
-            return ("arc" + name, x)
-        node = fraction(("ln", x), ("ln", base)) if base else (name, x)
-        return ("pow", node, power) if power else node
-
-    def rows(self):
-        rows = [[]]
-        while not self.accept("\\end"):
-            if self.accept("\\\\"):
-                rows.append([])
-            elif not self.accept("&"):
-                rows[-1].append(self.answer())
-        if not any(rows):
-            raise Refused("an empty matrix")
-        return [("row", *row) for row in rows if row]
+            x = value(tree, point, plain)
+            found.append(None if letters and "i" not in letters and abs(x.imag) > NOISE * abs(x) else x)
+        except (Refused, ArithmeticError, ValueError, TypeError):
+            found.append(None)
+    return tuple(found)
 
 
-# --- What trees are ---------------------------------------------------------------------------------------
-
-def names(tree):
-    """The names of all symbols in a tree."""
-    if tree[:1] == ("sym",):
-        return {tree[1]}
-    return set().union(*(names(part) for part in tree if isinstance(part, tuple)))
-
-
-def is_constant(*nodes):
-    return names(nodes) <= CONSTANTS.keys()
-
-
-def is_name(node):
-    r"""Can `node` be what an answer is called: x, AB, f(x), f(2), f^{-1}(x), \angle A, (x, y), Area?"""
-    if node[0] == "mul":
-        head = node[1][1] if node[1][0] == "pow" and node[1][2] == MINUS_ONE else node[1]
-        return is_name(head) and all(part[0] == "num" or is_name(part) for part in node[2:])
-    return (node[0] == "text" or node[0] == "sym" and node[1] not in CONSTANTS
-            or node[0] == "()" and all(map(is_name, node[1:])))
+def value(tree, point, plain):
+    """The value of a formula at a point, as mpf or mpc, or int. Refuses what is none, like a list."""
+    if isinstance(tree, str):
+        return REAL.one if plain and tree[0] == '"' else symbol(tree, point)
+    kind, *parts = tree
+    if kind not in OPERATIONS or kind == "" and any(isinstance(part, str) and part.isdigit() for part in parts[1:]):
+        raise Refused("no formula, or x2, which is neither 2x nor x^2")
+    if kind == "" and not plain and str(parts[1]).startswith('"base'):
+        return int(parts[0], int(parts[1][5:])) * symbol('"base', point)
+    if plain and kind in ("°", "%"):
+        return value(parts[0], point, plain)
+    return OPERATIONS[kind](*(value(part, point, plain and kind not in FUNCTIONS) for part in parts))
 
 
-def spelled(node):
-    """The letters of a node that is nothing but letters, else nothing."""
-    if node[0] == "text" or node[0] == "sym" and node[1].isalpha():
-        return node[1]
-    letters = [spelled(factor) for factor in node[1:]] if node[0] == "mul" else [""]
-    return "".join(letters) if all(letters) else ""
+def symbol(token, point):
+    """The value of a number, of a constant, or of a letter at a point."""
+    if token in CONSTANTS:
+        return CONSTANTS[token]
+    if token in ("\\infty", "\\reals"):
+        raise Refused("no number")
+    if SYMBOL.fullmatch(token):                 # by chance, but the same for ever
+        chance = crc32(f"{token} {point}".encode("utf-8", "replace"))
+        return [REAL.mpf(chance % 997 + 1) / 1009,          # between 0 and 1
+                REAL.mpf(chance % 9973 + 1009) / 1009,      # above 1
+                -REAL.mpf(chance % 9973 + 1) / 1013,        # below 0
+                REAL.mpf(chance % 48 * 2 + 2),              # even, for (-1)^n and n!
+                REAL.mpf(chance % 48 * 2 + 3)][point]       # odd
+    match = (re.fullmatch(r"(\d*)\.(\d*)(?:\\\w+\s*|\()\{?(\d+)[})]?", token)               # 0.1\overline{6}
+             or re.fullmatch(r"(\d*)\.(\d{0,9}?)(?=\d{3})(\d{1,9}?)\3+(?:\\\w+|\.\.\.)", token))    # 0.333...
+    if not match:
+        return REAL.mpf(token)
+    whole, fixed, period = match.groups()
+    nines = (10 ** len(period) - 1) * 10 ** len(fixed)
+    return REAL.mpf(int(whole + fixed + period) - int(whole + fixed or 0)) / nines
 
 
-def unmarked(node):
-    return times(*node[1:-1]) if node[0] == "mul" and node[-1][0] == "sym" and node[-1][1] in MARKS else node
+def add(x, y):
+    """x + y. Refuses 10^600 + 1, which no 500 digits can tell from 10^600."""
+    small, large = sorted((x, y), key=abs)
+    if abs(x + y) <= NOISE * abs(large):
+        return REAL.zero                        # of equal numbers only noise is left
+    if 0 < abs(small) < NOISE * abs(large):
+        raise Refused("a term drowns in another")
+    return x + y
 
 
-def coordinates(node):
-    """What stands in order in (1, 2), in a column vector or in 1, 2; nothing in an interval like [1, 2]."""
-    if node[0] == "matrix":
-        return [row[1] for row in node[1:]] if all(len(row) == 2 for row in node[1:]) else []
-    return node[1:] if node[0] in ("list", "()") or node[0] == "[]" and len(node) != 3 else []
+def power(x, y):
+    """x to the power y: the principal value, but the real one of an odd root. Refuses 0^0 and over 10^6 bits."""
+    if not x and not y > 0 or not abs(y) * (1 + abs(REAL.mag(x or 1))) < 1e6:
+        raise Refused("division by zero, or a power too large")
+    root = REAL.nint(1 / y) if y and not y.imag else 0
+    if not x.imag and x < 0 and root % 2 and abs(root * y - 1) < NOISE:
+        return -(-x) ** y                       # the real root, as in \sqrt[3]{-8}
+    return x ** y
 
 
-def assigns(parts):
-    """x = 1, y = 2 gives each value a name, and so an order to the values."""
-    return len({part[2][0] for part in parts if part[0] == "rel" and part[1]}) == len(parts)
+def factorial(x):
+    """x!, within a millisecond."""
+    if not 0 <= x <= 3000 or x != REAL.nint(x):
+        raise Refused("no whole number, or one too large")
+    return REAL.mpf(math.factorial(int(x)))
 
 
-def subjects(node):
-    """What the relations in a tree are about."""
-    if node[0] == "rel":
-        return {side for side in node[2] if is_name(side)}
-    return set().union(*(subjects(part) for part in node[1:] if isinstance(part, tuple)))
+def binomial(n, k):
+    """n over k for whole k, but any n."""
+    if not 0 <= k <= 300 or k != REAL.nint(k):
+        raise Refused("no whole number, or one too large")
+    return math.prod(n - j for j in range(int(k))) / factorial(k)
 
 
-def conditions(relation):
-    """(relation, difference) for each link of a < b = c, where the difference is to be < 0 or = 0."""
-    sides = [side[1] if side[0] == "unit" else side for side in relation[2]]
-    links = [(y, MIRRORED[op], x) if op in MIRRORED else (x, op, y)
-             for x, op, y in zip(sides, relation[3], sides[1:])]
-    return [(op, ("add", x, negative(y))) for x, op, y in links]
+def guarded(function):
+    """The same function, but refusing large arguments and poles, which are slow or noise."""
+    def guard(x):
+        if not abs(x) < 1e6:
+            raise Refused("too large, or no number")
+        result = function(x)
+        if not abs(result) < 1 / NOISE:
+            raise Refused("a pole")
+        return result if abs(result) > NOISE else REAL.zero
+    return guard
 
 
-# --- What values are --------------------------------------------------------------------------------------
-#
-# A Fraction if it is known to be rational, else an mpf or mpc of the context REAL.
-
-def is_real(value):
-    return not isinstance(value, REAL.mpc)
-
-
-def bits(value):
-    return value.numerator.bit_length() + value.denominator.bit_length()
-
-
-def inexact(value):
-    return REAL.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
+FUNCTIONS = {"\\ln": REAL.ln, "\\log": lambda x: REAL.ln(x) / REAL.ln(10), **{
+    "\\" + name: guarded(function) for name, function in {
+        "sin": REAL.sin, "cos": REAL.cos, "tan": REAL.tan, "cot": lambda x: 1 / REAL.tan(x),
+        "sec": lambda x: 1 / REAL.cos(x), "csc": lambda x: 1 / REAL.sin(x), "arcsin": REAL.asin,
+        "arccos": REAL.acos, "arctan": REAL.atan, "sinh": REAL.sinh, "cosh": REAL.cosh, "exp": REAL.exp}.items()}}
+OPERATIONS = {
+    "+": add, "-": lambda x, y: add(x, -y), "*": operator.mul, "": lambda *xs: math.prod(xs), "^": power,
+    "/": operator.truediv, "\\frac": operator.truediv, "\\sqrt": lambda n, x: power(x, 1 / n), "!": factorial,
+    "\\binom": binomial, "\\lvert": abs, "°": lambda x: x * REAL.pi / 180, "%": lambda x: x / 100,
+    "\\lfloor": lambda x: REAL.floor(x + NOISE), "\\lceil": lambda x: REAL.ceil(x - NOISE), **FUNCTIONS}
 
 
 # --- From trees to a verdict ------------------------------------------------------------------------------
 
-MIRRORED = {">": "<", "\\ge": "\\le"}
-OPERATIONS = {
-    "=": operator.eq, "\\ne": operator.ne, "<": operator.lt, "\\le": operator.le, ">": operator.gt,
-    "\\ge": operator.ge, "\\cup": operator.or_, "\\cap": operator.and_, "\\setminus": operator.gt,
-    "(": operator.gt, "[": operator.ge, ")": operator.lt, "]": operator.le}
-INTERVALS = ("()", "(]", "[)", "[]")
-PRODUCT = re.compile(r"([a-z]{2,3}|.) ([a-z]{2,3}|.)")     # of letters; CBAD and No are words
-COLLECTIONS = {"list", "or", "set", "matrix", "vmatrix", "Vmatrix", "cases", "row", "ratio", *INTERVALS}
-SCALE = 10**300             # endpoints are compared as multiples of 1 / SCALE
-POINTS = 5                  # at which letters are given values
+STRUCTURES = {",", ";", "set", "rel", "&", "\\\\", ":", *SET_OPERATIONS, *INTERVALS}
+MIRRORED = {">": "<", "<": ">", "\\ge": "\\le", "\\le": "\\ge"}
+PRODUCT = re.compile(r"([a-z]{2,3}|.) ([a-z]{2,3}|.)")          # of letters; CBAD and No are words
 
 
-class Judge:
-    """Compares trees, within one budget of work. Raises Refused."""
+def same_answer(a, b, rel_tol):
+    """Are two trees equal, as sets of real numbers or by structure, or within a tolerance?"""
+    verdict = same_set(a, b)
+    return verdict if verdict is not None else same(a, b) or near(a, b, rel_tol)
 
-    def __init__(self, tolerance=0.0):
-        self.tolerance = Fraction(tolerance)
-        self.budget, self.known = BUDGET, {}
-        self.point, self.real = 0, False
 
-    def spend(self, cost, size=0):
-        """Count some work, which grows with the square of the bits of exact numbers."""
-        cost += (size // 1000) ** 2
-        if cost > self.budget:
-            raise Refused("too much work")
-        self.budget -= cost
-
-    def same(self, a, b):
-        self.spend(5)
-        kinds = {a[0], b[0]}
-        if a == b:
-            return True
-        x, y = spelled(a), spelled(b)
-        if "text" in kinds or x and y and not PRODUCT.fullmatch(x + " " + y):
-            return x != "" and x.lower() == y.lower()
-        if "rel" in kinds and self.same_relation(a, b):
-            return True
-        if kinds & {"rel", "or", "list", "set", *INTERVALS, *SET_OPERATORS}:
-            verdict = self.same_set(a, b)
-            if verdict is not None:
-                return verdict
-        if "unit" in kinds:
-            (a, ours), (b, theirs) = (node[1:] if node[0] == "unit" else (node, set()) for node in (a, b))
-            ours, theirs = ours | names(a) & MARKS, theirs | names(b) & MARKS
-            more_precise = (ours <= theirs or ours >= theirs) and not (ours ^ theirs) & {"^", "/"}
-            return (not ours or not theirs or more_precise) and self.same(a, b)     # 7 (distinct) integers
-        if kinds & COLLECTIONS:
-            return self.same_items(a, b)
-        if kinds == {"base", "num"}:        # a bare numeral could be in any base: only its digits count
-            number, (_, digits, _) = (a, b) if a[0] == "num" else (b, a)
-            return bool(re.fullmatch(r"-?\d+", digits)) and number[1] == int(digits)
-        if kinds & {"rel", "base", *SET_OPERATORS} and kinds != {"base"}:
-            return False
-        one_marked = names(a).isdisjoint(MARKS) != names(b).isdisjoint(MARKS)
-        if one_marked and self.same_value(unmarked(a), unmarked(b)):
-            return True                     # 90° is 90 as well as pi/2, 50% is 50 as well as 1/2
-        return self.same_value(a, b)
-
-    def same_items(self, a, b):
-        """Tuples, vectors and matrices in order; comma separated answers and sets in any order."""
-        kinds = {a[0], b[0]}
-        ours, theirs = (node[1:] if node[0] == "set" else items(node) for node in (a, b))
-        if kinds & {"()", "[]"} and kinds & {"list", "matrix"}:
-            ours, theirs = coordinates(a), coordinates(b)
-        elif not kinds & {"list", "or", "set"}:
-            if len(kinds) > 1:
-                return False
-            ours, theirs = a[1:], b[1:]
-        elif "set" in kinds:
-            return all(any(self.same(x, y) for y in theirs) for x in ours) and all(
-                any(self.same(x, y) for x in ours) for y in theirs)
-        elif assigns(ours) == assigns(theirs):
-            return self.matched(ours, theirs)
-        return 0 < len(ours) == len(theirs) and all(map(self.same, ours, theirs))
-
-    def matched(self, ours, theirs):
-        """Is there one of theirs for each of ours, and none left over?"""
+def same(a, b):
+    """Are two trees equal by structure?"""
+    kinds = {tree[0] if tree[0] in STRUCTURES else "" for tree in (a, b)}
+    if a == b or kinds == {""}:
+        return a == b or same_formula(a, b)
+    if "rel" in kinds:
+        return same_relation(a, b) if a[0] == "rel" else same_relation(b, a)
+    if ":" in kinds:                                            # 1:2 is 1/2, and 1:2:3 is 1/3, 2/3
+        a, b = ([("/", part, tree[-1]) for part in tree[1:-1]] if tree[0] == ":" else [tree] for tree in (a, b))
+        return len(a) == len(b) and all(map(same, a, b))
+    ours, theirs = items(a), items(b)
+    if "set" in kinds:
+        return all(any(same(x, y) for y in theirs) for x in ours) and all(
+            any(same(x, y) for x in ours) for y in theirs)
+    if kinds <= {",", ";", ""} and assigned(ours) == assigned(theirs):
         left = list(theirs)
         for x in ours:
-            twin = next((y for y in left if self.same(x, y)), None)
+            twin = next((y for y in left if same(x, y)), None)
             if twin is None:
                 return False
             left.remove(twin)
         return not left
+    if len(kinds) > 1 and not kinds <= {",", "()", "\\\\"}:
+        return False
+    return len(a) == len(b) and all(map(same, a[1:], b[1:]))
 
-    def same_relation(self, a, b):
-        """x = 5 and 5; or two equations or inequalities that a constant factor makes one."""
-        relation, other = (a, b) if a[0] == "rel" and (b[0] != "rel" or "\\approx" in a[3]) else (b, a)
-        _, named, sides, relations = relation
-        if "\\approx" in relations:
-            return any(self.same(side, other) for side in sides[named:])
-        if other[0] == "rel":
-            ours, theirs = conditions(a), conditions(b)
-            return len(ours) == len(theirs) and all(map(self.same_condition, ours, theirs))
-        return {*relations} <= ({"=", "\\in"} if named else {"="}) and all(
-            self.same(side, other) for side in sides[named:])
 
-    def same_condition(self, a, b):
-        """Is one difference the other one times a constant (a positive one, if it is to be < 0)?"""
-        pairs = self.pairs(a[1], b[1])
-        x0, y0 = next((pair for pair in pairs if all(pair)), (0, 0))
-        if a[0] != b[0] or not x0 or len(pairs) < 2 or a[0] in ("<", "\\le") and not (
-                is_real(x0) and is_real(y0) and (x0 > 0) == (y0 > 0)):
-            return False
-        return all(self.close(self.multiply(x, y0), self.multiply(y, x0)) for x, y in pairs)
+def assigned(parts):
+    """x = 1, y = 2 gives each value a name, and so an order to the values."""
+    return len({part[1] for part in parts if part[0] == "rel" and name(part[1])}) == len(parts)
 
-    # Sets of real numbers, in any notation: intervals, unions, inequalities, ...
 
-    def same_set(self, a, b):
-        """Are two sets the same at, between and beyond all endpoints? None if one is no real set."""
-        if len(subjects(a) | subjects(b)) > 1:
-            return None
-        try:
-            self.ends = set()
-            self.contains(a, 0), self.contains(b, 0)            # for the endpoints that they note
-            ends = sorted(self.ends - {math.inf, -math.inf}) or [0]
-            between = [(low + high) // 2 for low, high in zip(ends, ends[1:])]
-            return all(self.contains(a, x) == self.contains(b, x)
-                       for x in [ends[0] - 1, *ends, *between, ends[-1] + 1])
-        except Refused:
-            return None
+def same_formula(a, b):
+    """Two names are equal if their letters are, a product xy is yx too; other formulas by their values."""
+    x, y = name(a), name(b)
+    if re.search(r'"|\\angle', x + y) or x and y and (x + y).isalpha() and not PRODUCT.fullmatch(f"{x} {y}"):
+        return x.replace('"', "").lower() == y.replace('"', "").lower()
+    return equal_values(a, b) or bool(units(a)) != bool(units(b)) and equal_values(a, b, plain=True)
 
-    def contains(self, node, x):
-        self.spend(10)
-        kind, *parts = node
-        if node == REALS:
-            return True
-        if kind == "set":
-            return x in [self.place(part) for part in parts]
-        if kind in INTERVALS and len(parts) == 2:
-            low, high = map(self.place, parts)
-            if low >= high:
-                raise Refused("a tuple")
-            return OPERATIONS[kind[0]](x, low) and OPERATIONS[kind[1]](x, high)
-        if kind in SET_OPERATORS:
-            return OPERATIONS[kind](*[self.contains(part, x) for part in parts])
-        if kind == "rel" and parts[0] and parts[2] == ("\\in",):
-            return self.contains(parts[1][1], x)
-        if kind == "rel" and any(map(is_name, parts[1])) and {*parts[2]} <= OPERATIONS.keys():
-            sides = [x if is_name(side) else self.place(side) for side in parts[1]]
-            return all(OPERATIONS[op](left, right) for left, op, right in zip(sides, parts[2], sides[1:]))
-        if kind == "or" or kind == "list" and all(part[0] == "rel" for part in parts):
-            either = kind == "or" or all("=" in part[3] for part in parts)
-            return (any if either else all)([self.contains(part, x) for part in parts])
-        raise Refused("no set")
 
-    def place(self, node):
-        """Where a real constant lies, in units of 1 / SCALE, far finer than answers differ."""
-        node = unmarked(node[1] if node[0] == "unit" else node)
-        value = self.values(node)[0] if is_constant(node) else None
-        if value is None or not is_real(value):
-            raise Refused("no real constant")
-        infinite = not isinstance(value, Fraction) and REAL.isinf(value)
-        end = math.copysign(math.inf, value) if infinite else int(REAL.nint(inexact(value) * SCALE))
-        self.ends.add(end)
-        return end
+def pairs(a, b, plain=False):
+    """The values of two formulas at the points where both have one, if there are enough of them."""
+    xs, ys = values(a, plain), values(b, plain)
+    points = max(len(xs), len(ys))
+    found = [(x, y) for x, y in zip(xs * (points // len(xs)), ys * (points // len(ys))) if None not in (x, y)]
+    return found if len(found) >= min(points, 2) else []
 
-    # Leaves
 
-    def same_value(self, a, b):
-        pairs, tolerance = self.pairs(a, b), self.tolerance if is_constant(a, b) else 0
-        return bool(pairs) and all(self.close(x, y, tolerance) for x, y in pairs)
+def equal_values(a, b, plain=False):
+    found = pairs(a, b, plain)
+    return found != [] and all(close(x, y) for x, y in found)
 
-    def close(self, x, y, tolerance=0):
-        if isinstance(x, Fraction) and isinstance(y, Fraction):
-            return abs(x - y) <= tolerance * abs(y)
-        x, y = inexact(x), inexact(y)
-        near = max(NOISE, inexact(tolerance)) * abs(y)
-        return x == y or REAL.isfinite(x) and abs(x - y) <= near < REAL.inf
 
-    def pairs(self, a, b):
-        """The values of two trees at the points where both have one; letters are real, unless i occurs."""
-        constant = is_constant(a, b)
-        self.real = not constant and "i" not in names((a, b))
-        pairs = zip(*(values * (POINTS // len(values)) for values in map(self.values, (a, b))))
-        pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
-        return pairs[:1] if constant else pairs if len(pairs) > 1 else []
+def close(x, y):
+    return abs(x - y) <= NOISE * max(abs(x), abs(y))
 
-    def values(self, node):
-        """The value of a tree at each point (a constant has one), None where it has none."""
-        key = node, self.real
-        if key not in self.known:
-            self.known[key] = []
-            for self.point in range(1 if is_constant(node) else POINTS):
-                try:
-                    self.known[key].append(self.value(node))
-                except (Refused, ValueError, ZeroDivisionError):
-                    self.known[key].append(None)
-        return self.known[key]
 
-    def value(self, node):
-        kind, *parts = node
-        if kind == "num":
-            return parts[0]
-        if kind == "sym":
-            return self.symbol(parts[0])
-        if kind == "base":
-            return Fraction(int(parts[0], int(parts[1])))
-        operation = {"add": self.add, "mul": self.multiply, "pow": self.power}.get(kind)
-        if not operation and kind not in ("!", "binom", "abs", "floor", "ceil", *FUNCTIONS):
-            raise Refused(f"no value of a {kind}")
-        values = [self.value(part) for part in parts]
-        return operation(*values) if operation else self.function(kind, *values)
+def same_relation(relation, other):
+    """x = 5 and 5; or two equations or inequalities that a constant factor makes one."""
+    if other[0] != "rel":
+        sides = [side for side in relation[1::2] if not name(side)] or [relation[-1]]
+        test = any if "\\approx" in relation else all
+        return {*relation[2::2]} <= {"=", "\\approx", "\\in"} and test(same(side, other) for side in sides)
+    if relation[2::2] == other[2::2] and all(map(same, relation[1::2], other[1::2])):
+        return True
+    ours, theirs = conditions(relation), conditions(other)
+    return len(ours) == len(theirs) and all(map(proportional, ours, theirs))
 
-    def symbol(self, name):
-        if name in CONSTANTS:
-            return CONSTANTS[name]
-        n = crc32(f"{name} {self.point}".encode("utf-8", "replace"))
-        return (Fraction(n % 997 + 1, 1009), Fraction(n % 9973 + 1009, 1009), -Fraction(n % 9973 + 1, 1013),
-                Fraction(n % 48 * 2 + 2), Fraction(n % 48 * 2 + 3))[self.point]
 
-    def operands(self, values):
-        """All rational, if they are; else all at 500 digits."""
-        if all(isinstance(value, Fraction) for value in values):
-            self.spend(2, sum(map(bits, values)))
-            return values
-        self.spend(10 * len(values))
-        return [inexact(value) for value in values]
+def conditions(relation):
+    """(operator, x - y) for each link x < y or x = y of a chain."""
+    links = zip(relation[1::2], relation[2::2], relation[3::2])
+    return [(MIRRORED[op], ("-", y, x)) if op in (">", "\\ge") else (op, ("-", x, y)) for x, op, y in links]
 
-    def add(self, *terms):
-        terms = self.operands(terms)
-        total = sum(terms)
-        if isinstance(total, Fraction):
-            return total
-        sizes = [REAL.mag(term) for term in terms if term]
-        if max(sizes) - min(sizes) > MAX_SPREAD:
-            raise Refused("a term drowns in another")
-        return Fraction(0) if abs(total) <= REAL.ldexp(NOISE, max(sizes)) else self.tidy(total)
 
-    def multiply(self, *factors):
-        return self.tidy(math.prod(self.operands(factors)))
+def proportional(a, b):
+    """Are two conditions one, but for a factor? A negative factor would turn an inequality round."""
+    found = pairs(a[1], b[1])
+    x0, y0 = next((pair for pair in found if all(pair)), (0, 0))
+    if a[0] != b[0] or not x0 or len(found) < 2 or a[0] in ("<", "\\le") and not x0 * y0 > 0:
+        return False
+    return all(close(x * y0, y * x0) for x, y in found)
 
-    def power(self, base, exponent):
-        rational = isinstance(exponent, Fraction)
-        if not base:
-            if not rational or exponent <= 0:
-                raise Refused("division by zero")
-            return base
-        if rational and exponent.denominator == 1 and isinstance(base, Fraction):
-            self.spend(2, bits(base) * abs(exponent.numerator))
-            return base ** exponent.numerator
-        if rational and exponent.denominator % 2 and exponent % 1 and is_real(base) and base < 0:
-            root = self.power(-base, exponent)                  # the real root, as in \sqrt[3]{-8}
-            return -root if exponent.numerator % 2 else root
-        self.spend(250)
-        base, exponent = inexact(base), inexact(exponent)
-        if not abs(exponent) * (abs(REAL.mag(base)) + 1) < 1e6:
-            raise Refused("a power too large")
-        return self.tidy(base ** exponent)
 
-    def function(self, name, x, k=None):
-        self.spend(250)
-        if name in ("!", "binom"):
-            if any(not isinstance(n, Fraction) or n % 1 or not 0 <= n <= 3000 for n in (x, k or x)):
-                raise Refused("no whole number")
-            return Fraction(math.factorial(int(x)) if name == "!" else math.comb(int(x), int(k)))
-        if name == "abs":
-            return abs(x)
-        if name in ("floor", "ceil") and is_real(x) and abs(x) < SCALE:
-            return Fraction(math.floor(x) if name == "floor" else math.ceil(x))
-        if name not in FUNCTIONS or name[0] != "l" and not abs(x) < 1e6:
-            raise Refused(f"no {name} of this")
-        result = FUNCTIONS[name](inexact(x))
-        if abs(result) > 1 / NOISE:
-            raise Refused("a pole")
-        return Fraction(0) if abs(result) <= NOISE else self.tidy(result)
+def near(a, b, rel_tol):
+    """Are two trees lone numbers, in the same unit or one in none, that differ by no more than rel_tol |b|?"""
+    found = pairs(*(tree[-1] if tree[0] == "rel" else tree for tree in (a, b)), plain=True)
+    if not rel_tol > 0 or len(found) != 1 or units(a) != units(b) and units(a) and units(b):
+        return False
+    (x, y), = found
+    return abs(x - y) <= rel_tol * abs(y)
 
-    def tidy(self, value):
-        """`value` without the noise of rounding: real, imaginary or whole where it nearly is."""
-        if isinstance(value, Fraction):
-            return value
-        size = NOISE * abs(value)
-        if not is_real(value):
-            real, imaginary = (0 if abs(part) <= size else part for part in (value.real, value.imag))
-            value = REAL.mpc(real, imaginary) if imaginary else real
-        if not REAL.isfinite(value) or self.real and not is_real(value):
-            raise Refused("no real value")
-        if is_real(value) and REAL.mag(value) < 300 and abs(value - REAL.nint(value)) <= size:
-            return Fraction(int(REAL.nint(value)))
-        return value
 
+RAYS = {"<": lambda x: Interval.open(-oo, x), "\\le": lambda x: Interval(-oo, x), "=": FiniteSet,
+        ">": lambda x: Interval.open(x, oo), "\\ge": lambda x: Interval(x, oo),
+        "\\ne": lambda x: Complement(S.Reals, FiniteSet(x))}
+
+
+def same_set(a, b):
+    """Are two trees the same set of real numbers, in the same variable? None if one is no such set."""
+    if units(a) and units(b):
+        return None
+    names = []
+    try:
+        verdict = as_set(a, names) == as_set(b, names)
+    except (Refused, KeyError, ValueError):
+        return None
+    return verdict if len({*names} - {""}) < 2 else None
+
+
+def as_set(tree, names):
+    """sympy's set of a tree. Appends its variables to `names`, and "" for each set, to count them."""
+    kind, *parts = tree
+    names.append("")
+    if len(names) > MAX_SETS:
+        raise Refused("too many sets")
+    if tree == "\\reals":
+        return S.Reals
+    if kind == "set":
+        return FiniteSet(*map(place, parts))
+    if kind in INTERVALS and len(parts) == 2 and place(parts[0]) < place(parts[1]):
+        return Interval(*map(place, parts), kind[0] == "(", kind[1] == ")")
+    if kind in SET_OPERATIONS:
+        return SET_OPERATIONS[kind](*(as_set(part, names) for part in parts))
+    if kind == "rel":
+        return Intersection(*(ray(*link, names) for link in zip(parts[::2], parts[1::2], parts[2::2])))
+    if kind in (",", ";") and all(part[0] == "rel" and (kind == ";" or "=" not in part) for part in parts):
+        return (Union if kind == ";" else Intersection)(*(as_set(part, names) for part in parts))
+    raise Refused("no set")
+
+
+def ray(left, relation, right, names):
+    """The numbers x for which x < 5, or 5 > x, or x is in (0, 1)."""
+    if not name(left):
+        left, relation, right = right, MIRRORED.get(relation, relation), left
+    if not name(left):
+        raise Refused("no variable")
+    names.append(name(left))
+    return as_set(right, names) if relation == "\\in" else RAYS[relation](place(right))
+
+
+def place(tree):
+    """Where a real number lies, in steps of 10^-400: finer than an answer of 400 characters can write."""
+    if tree in ("\\infty", ("*", "-1", "\\infty")):
+        return oo if tree == "\\infty" else -oo
+    x, = values(tree, True)
+    if x is None or x.imag:
+        raise Refused("no real number")
+    return Integer(int(REAL.nint(x * 10**400)))

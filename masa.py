@@ -11,7 +11,6 @@ penalty (--beta brings it back), the value model, any reward for format. Start r
 """
 
 import os
-
 import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # a waiting thread must not spin on a core that others need
@@ -28,9 +27,10 @@ from tqdm import tqdm
 
 from config import parse_config
 from data import draw, load_problems
-from eval import evaluate, load_policy, pick_device, precision, summarise
+from eval import evaluate, summarise
 from grader import grade
 from grpo import group_advantages, grpo_loss, loss_total, token_logprobs
+from policy import load_policy, pick_device, precision
 from report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
 from rewards import meta_rewards, parse_meta
 from rollout import concat, encode, generate, meta_messages, solution_messages

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data import Problem
-from eval import awareness, correlation, evaluate, load_policy, pick_device, summarise
+from eval import awareness, correlation, evaluate, summarise
 from report import one_of_each, plot_awareness, plot_curves, print_table, smooth
 
 
@@ -60,33 +60,6 @@ def test_evaluate(tiny_policy):
     assert records == evaluate(model, tokenizer, problems, 3, 2, 6, 4, max_tokens=300)
     alone = evaluate(model, tokenizer, problems[:1], samples=2, metas=0, budget=3)
     assert alone[0]["predictions"] == [] and "meta/reward" not in summarise(alone)
-
-
-@pytest.mark.parametrize("name, said", [("nowhere/is/it", "neither toy, nor a folder"), ("./nowhere", "neither toy")])
-def test_no_such_model(name, said):
-    with pytest.raises(ValueError, match=said):
-        load_policy(name)
-
-
-def test_a_folder_that_is_no_model(tmp_path, tiny_policy):
-    with pytest.raises(ValueError, match="without config.json or without weights"):
-        load_policy(str(tmp_path))
-    model, tokenizer = tiny_policy()
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    assert load_policy(tmp_path)[0].dtype == torch.float32
-    weights = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(weights[:len(weights) // 2])
-    with pytest.raises(ValueError) as error:
-        load_policy(str(tmp_path))
-    assert "cannot be loaded" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_pick_device():
-    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda", "mps")
-    for name in ("tpu", "", "cuda:99x"):
-        with pytest.raises(ValueError, match="not available here"):
-            pick_device(name)
 
 
 # --- What is shown ----------------------------------------------------------------------------------------

@@ -1,385 +1,135 @@
-"""Tests of grader.py: pairs by category, hostile text, code in answers, threads, random text."""
+"""Tests of grader.py: pairs by category, boxes, tolerance, hostile text, code in answers, threads, random text."""
 
-import ast
-import builtins
-import os
 import re
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import mpmath
 import pytest
 from hypothesis import given, settings, strategies as st
 
-import grader
 from grader import equal, grade, last_boxed
 
-# One pair a line. Every pair is tried in both directions.
+# Pairs with a double bar between them. Every pair is tried in both directions.
 PAIRS = r"""
 # integers
-5 == 5.
-05 == 5
--0 == 0
-−5 == -5
-１２ == 12
-$5$ == \(5\)
-\boxed{5} == 5
-\mathbf{2340} == 2340
-1024 == 2^{10}
-2^{1000} == 4^{500}
-5 != -5
-5 != 55
-5 != x
-10^{20} != 10^{20}+1
-2^{1000} != 2^{1000}+1
-123456789012345678901234567890 != 123456789012345678901234567891
+5 == 5. || 05 == 5 || -0 == 0 || −5 == -5 || １２ == 12 || $5$ == \(5\) || \boxed{5} == 5 || 5\\ == 5
+\mathbf{2340} == 2340 || 1024 == 2^{10} || 2^{1000} == 4^{500} || \binom{5}{2} == 10 || 5! == 120
+\lfloor 3.7\rfloor == 3 || \lceil -0.5\rceil == 0 || \lfloor\sqrt{9}\rfloor == 3
+5 != -5 || 5 != 55 || 5 != x || 10^{20} != 10^{20}+1 || 2^{1000} != 2^{1000}+1 || \binom52 != \frac52
+123456789012345678901234567890 != 123456789012345678901234567891 || 1 2 != 12 || 2 3 != 6 || 5! != 5
 # decimals
-.5 == 0.5
-1.0 == 1
-0.125 == \frac18
-3.14 == 157/50
-0.333 != 1/3
-3.14 != \pi
-0.5 != 0.05
-0.1 != 0.10000000000000000001
+.5 == 0.5 || 1.0 == 1 || 0.125 == \frac18 || 3.14 == 157/50
+0.333 != 1/3 || 3.14159 != \pi || 0.5 != 0.05 || 0.1 != 0.10000000000000000001
 1.4142135623730950488016887242096980785696718753769480731766797379907324784621 != \sqrt{2}
-3.14159265358979323846264338327950288419716939937510 != \pi
 # repeating decimals
-0.\overline{3} == 1/3
-0.1\overline{6} == \frac16
-0.\bar{9} == 1
-0.\overline{36} == 0.\overline{3636}
-0.(3) == 1/3
-0.333\ldots == \frac13
-0.\dot{1}4285\dot{7} == 1/7
-0.\overline{3} != 0.3
-0.\overline{36} != 0.36
-0.1\overline{6} != 0.\overline{16}
-0.\overline{27} != 0.\overline{72}
+0.\overline{3} == 1/3 || 0.1\overline{6} == \frac16 || 0.\bar{9} == 1 || 0.\overline{36} == 0.\overline{3636}
+0.(3) == 1/3 || 0.333\ldots == \frac13 || 0.\dot{1}4285\dot{7} == 1/7
+0.\overline{3} != 0.3 || 0.1\overline{6} != 0.\overline{16} || 0.\overline{27} != 0.\overline{72}
 # fractions
-\frac{1}{2} == 1/2
-\dfrac{1}{2} == \tfrac12
-\frac1{72} == \frac{1}{72}
--\frac{1}{2} == \frac{-1}{2}
-\frac{1}{\frac{1}{2}} == 2
-3\frac{1}{2} == 7/2
--1\frac12 == -1.5
-3 1/2 == 3.5
-3½ == \frac{7}{2}
-33\frac{1}{3} == \frac{100}{3}
-\frac12 != 12
-\frac{1}{2} != \frac{2}{1}
-3\frac{1}{2} != \frac{3}{2}
-3\frac{1}{2} != 31/2
--1\frac12 != -\frac12
-\frac{22}{7} != \pi
-\frac{1}{0} != 0
-\frac{1}{0} != \infty
+\frac{1}{2} == 1/2 || \dfrac{1}{2} == \tfrac12 || \frac1{72} == \frac{1}{72} || -\frac{1}{2} == \frac{-1}{2}
+\frac{1}{\frac{1}{2}} == 2 || 3\frac{1}{2} == 7/2 || -1\frac12 == -1.5 || 3 1/2 == 3.5 || 3½ == \frac{7}{2}
+\frac12 != 12 || \frac{1}{2} != 2 || 3\frac{1}{2} != \frac{3}{2} || 3\frac{1}{2} != 31/2 || -1\frac12 != -\frac12
+\frac{22}{7} != \pi || \frac{1}{0} != 0 || \frac{1}{0} != \infty
 # percentages
-50\% == 0.5
-50% == 50
-12\frac12\% == 12.5\%
-0.56 = 56\% == 56\%
-5\text{ percent} == 5\%
-50\% != 5
-50\% != 5000\%
-0.5\% != 50\%
-25\% != \frac13
+50\% == 0.5 || 50% == 50 || 12\frac12\% == 12.5\% || 0.56 = 56\% == 56\% || 5\text{ percent} == 5\%
+50\% != 5 || 50\% != 5000\% || 0.5\% != 50\% || 25\% != \frac13 || 0.56 = 56\% != 0.56 = 57\%
 # thousands separators
-1,000 == 1000
-1{,}000 == 1,\!000
-1\,000 == 1 000
-1,234,567.5 == 1234567.5
-81,256 == 81256
-81,256 == 256, 81
-1,000 != 1
-1,00 != 100
-10,00 != 1000
-1000 != (1,000)
-(1,234) != 1234
+1,000 == 1000 || 1{,}000 == 1,\!000 || 1\,000 == 1 000 || 1,234,567.5 == 1234567.5 || 60,120 == 120, 60
+1,000 != 1 || 1,00 != 100 || 10,00 != 1000 || 1,000 != (1,0) || (1,234) != 1234
 # units and text
-5\text{ cm} == 5
-5 cm == 5\,\mathrm{cm}
-5\text{ centimeters} == 5\text{cm}
-5\text{ cm}^2 == 5\text{ square centimeters}
-9.8 \mathrm{~m} / \mathrm{s}^{2} == 9.8\text{ m/s}^2
-60\text{ mph} == 60\text{ miles per hour}
-12\sqrt{13}\text{ feet} == 12\sqrt{13}\text{ ft}
-7 \text{ distinct integers} == 7\text{ integers}
-x = 5\text{ cm} == 5
-\approx 8.24 \text{ mph} == 8.24
-5\text{ cm} != 5\text{ km}
-5\text{ cm} != 5\text{ cm}^2
-5\text{ cm} != 6
-5\text{ m/s} != 5\text{ m}
-21\text{ dogs} != 21\text{ cats}
-2\text{ hours }30\text{ minutes} != 2
-10^\circ != 10\text{ inches}
+5\text{ cm} == 5 || 5 cm == 5\,\mathrm{cm} || 5\text{ centimetres} == 5\text{cm} || $5\text{ cm}$ == 5\text{ cm}
+5\text{ cm}^2 == 5\text{ square centimeters} || 9.8 \mathrm{~m} / \mathrm{s}^{2} == 9.8\text{ m/s}^2
+60\text{ mph} == 60\text{ miles per hour} || x = 5\text{ cm} == 5 || \approx 8.24 \text{ mph} == 8.24
+5\text{ cm} != 5\text{ km} || 5\text{ cm} != 5\text{ cm}^2 || 5\text{ cm} != 6 || 5\text{ m/s} != 5\text{ m}
+21\text{ dogs} != 21\text{ cats} || 10^\circ != 10\text{ inches} || x=5\text{ cm} != x=5\text{ km}
+\{5\text{ cm}\} != \{5\text{ km}\} || x<5\text{ m} != x<5\text{ s} || \text{one third} != 1
 # degrees
-90^\circ == 90
-90° == 90\text{ degrees}
-90^{\circ} == \frac{\pi}{2}
-60^\circ, 120^\circ == 120, 60
-(6,235^\circ) == (6,235)
-90^\circ != 91
-90^\circ != 90\pi
-40^\circ != 40\%
-\sin 30^\circ != \sin 30
+90^\circ == 90 || 90° == 90\text{ degrees} || 90^{\circ} == \frac{\pi}{2} || 60^\circ, 120^\circ == 120,60
+90^\circ != 91 || 90^\circ != 90\pi || 40^\circ != 40\% || \sin 30^\circ != \sin 30
 # money
-\$5 == 5.00
-\$5 == 5\text{ dollars}
-\$1,\!657 == 1657
--\$5 == -5
-\$\dfrac23 \approx \$0.67 == \frac23
-\$5 != \$6
-\$5 != 5\text{ cents}
-\$1.50 != 150
-£5 != \$5
+\$5 == 5.00 || \$5 == 5\text{ dollars} || \$1,\!657 == 1657 || -\$5 == -5 || \$\dfrac23 \approx \$0.67 == \frac23
+\$5 != \$6 || \$5 != 5\text{ cents} || \$1.50 != 150 || £5 != \$5
 # scientific notation
-3\times10^{5} == 300000
-3 \cdot 10^5 == 3e5
-1.5\cdot 10^{-3} == 0.0015
-3×10⁵ == 300,000
-1e999 == 10^{999}
-3\times10^{5} != 3\times10^{6}
-3e5 != 3e-5
-1e999 != 1e998
-1e999 != \infty
+3\times10^{5} == 300000 || 3 \cdot 10^5 == 3e5 || 1.5\cdot 10^{-3} == 0.0015 || 3×10⁵ == 300,000
+3\times10^{5} != 3\times10^{6} || 3e5 != 3e-5 || 1e999 != 1e998 || 1e999 != \infty || 10^{-100} != 0
 # roots
-\sqrt{8} == 2\sqrt2
-\sqrt[3]{27} == 3
-√12 == 2√3
-\frac{1}{\sqrt{2}} == \sqrt{2}/2
-\sqrt{3+2\sqrt{2}} == 1+\sqrt{2}
-\sqrt[3]{-8} == -2
-(-8)^{1/3} == -2
-\sqrt[3]{2+\sqrt5}+\sqrt[3]{2-\sqrt5} == 1
-sqrt(2) == 2^{1/2}
-\sqrt{2} != 1.41421356
-\sqrt{8} != \sqrt[3]{8}
-\sqrt{2}+\sqrt{3} != \sqrt{5}
-\sqrt{16} != \pm 4
-\sqrt{10^{40}+1} != 10^{20}
+\sqrt{8} == 2\sqrt2 || \sqrt[3]{27} == 3 || √12 == 2√3 || \frac{1}{\sqrt{2}} == \sqrt{2}/2 || sqrt(2) == 2^{1/2}
+\sqrt{3+2\sqrt{2}} == 1+\sqrt{2} || (-8)^{1/3} == -2 || \sqrt[3]{2+\sqrt5}+\sqrt[3]{2-\sqrt5} == 1
+\sqrt{2} != 1.41421356 || \sqrt{8} != \sqrt[3]{8} || \sqrt{2}+\sqrt{3} != \sqrt{5} || \sqrt{16} != \pm 4
 # pi and trigonometric values
-2\pi == 2pi
-\frac94\pi == \frac{9π}{4}
-\sin 60^\circ == \frac{\sqrt{3}}{2}
-\cos\frac{\pi}{3} == 0.5
-\tan 15^\circ == 2-\sqrt{3}
-\sin^2 x + \cos^2 x == 1
-\sin 2x == 2\sin x\cos x
-\tan^{-1} 1 == \arctan 1
-\sin^{-1}\frac12 == \frac{\pi}{6}
-3 \sec \frac{1}{2} \theta == \frac{3}{\cos\frac{\theta}{2}}
-\pi != 3.14159
-10^{50}\pi != 10^{50}\pi+1
-10^{600}\pi != 10^{600}\pi+1
-\sin^{-1} x != \frac{1}{\sin x}
-\sin^2 x != \sin x^2
-\tan 90^\circ != \tan\frac{\pi}{2}
-\cos x != \sin x
-# logarithms, powers, factorials
-\log_2 8 == 3
-\log_{10} 1000 == \log 1000
-e^{\ln 3} == 3
-2^{n - 1} == \frac{2^n}{2}
-\binom{n}{2} == \frac{n(n-1)}{2}
-n! == n(n-1)!
-\lfloor 3.7\rfloor == 3
-||-2|-5| == 3
-\ln 2 != \log 2
-e^2 != 2e
-2^n != n^2
-5! != 5
-n! != (n+1)!
-\lfloor x\rfloor != x
+2\pi == 2pi || \frac94\pi == \frac{9π}{4} || \sin 60^\circ == \frac{\sqrt{3}}{2} || \cos\frac{\pi}{3} == 0.5
+\sin^2 x + \cos^2 x == 1 || \sin 2x == 2\sin x\cos x || \tan^{-1} 1 == \arctan 1 || \log_2 8 == 3
+\pi != 3.1416 || 10^{600}\pi != 10^{600}\pi+1 || \sin^{-1} x != \frac{1}{\sin x} || \sin^2 x != \sin x^2
+\tan 90^\circ != \tan\frac{\pi}{2} || \ln 2 != \log 2
 # polynomials and rational expressions
-(x+1)^2 == x^2+2x+1
-xy == y\cdot x
--(ab + ac + bc) == -ab-bc-ca
-(x+1)^{500} == (1+x)^{500}
-42x\sqrt{5x} == 42\sqrt{5x^3}
-\sqrt{x^2} == |x|
-f(4 - x) == f(-x+4)
-x_1+\alpha == \alpha+x_{1}
-\frac{x^2-1}{x-1} == x+1
-\frac{1}{x}+\frac{1}{y} == \frac{x+y}{xy}
-x+1 != y+1
-x^2 != x2
-x_1 != x_2
-\sqrt{x^2} != x
-a+c != 2b
-10^{30}x+1 != 10^{30}x+2
-(x+1)^{500} != (x+1)^{499}
-\frac{1}{x+1} != \frac{1}{x}+1
-\frac{1}{x-x} != 0
+(x+1)^2 == x^2+2x+1 || xy == y\cdot x || -(ab + ac + bc) == -ab-bc-ca || (x+1)^{500} == (1+x)^{500}
+\sqrt{x^2} == |x| || x_1+\alpha == \alpha+x_{1} || \frac{x^2-1}{x-1} == x+1 || \binom{n}{2} == \frac{n(n-1)}{2}
+\frac{1}{x}+\frac{1}{y} == \frac{x+y}{xy} || 2^{n - 1} == \frac{2^n}{2} || n! == n(n-1)!
+x+1 != x+2 || x+1 != y+1 || x^2 != x2 || x_1 != x_2 || \sqrt{x^2} != x || 10^{30}x+1 != 10^{30}x+2
+(x+1)^{500} != (x+1)^{499} || \frac{1}{x+1} != \frac{1}{x}+1 || \frac{1}{x-x} != 0 || 2^n != n^2
 # equations
-x = 5 == 5
-5 = x == 5
-f(x)=x^2 == x^2
-y=2x+1 == 2x-y+1=0
-y=2x+1 == 2x+1
-AB=9, CD=4 == CD=4, AB=9
-(x,y) = (1,2) == x=1, y=2
-x=1 \text{ or } x=2 == 2,1
-f(2) = 5 == 5
-x=5 != x=6
-x=5 != y=5
-2x=5 != 5
-x^2=5 != 5
-x(x+1) = 6 != 6
-x=1, y=2 != 2, 1
-y=2x+1 != y=2x-1
-x=5 != x^2=25
+x = 5 == 5 || 5 = x == 5 || f(x)=x^2 == x^2 || y=2x+1 == 2x-y+1=0 || AB=9, CD=4 == CD=4, AB=9
+(x,y) = (1,2) == x=1, y=2 || x=1 \text{ or } x=2 == 2,1 || f^{-1}(x) = 2x == 2x
+x=5 != x=6 || x=5 != y=5 || 2x=5 != 5 || x^2=5 != 5 || x=1, y=2 != 2, 1 || y=2x+1 != y=2x-1 || x=5 != x^2=25
 # tuples
-(1,2) == \left( 1 , 2 \right)
-(\frac12, 1) == (0.5, 1)
-(1,2) == 1,2
-\langle 1,2\rangle == (1,2)
-(-4, 27);(2, 15) == (2,15), (-4,27)
-(1,2) != (2,1)
-(1,2) != [1,2]
-(1,2) != \{1,2\}
-(1,2) != (1,2,3)
-(5,2) != (5,1)
-(1,2) != 12
+(1,2) == \left( 1 , 2 \right) || (\frac12, 1) == (0.5, 1) || (1,2) == 1,2 || \langle 1,2\rangle == (1,2)
+(-4, 27);(2, 15) == (2,15), (-4,27) || (6,235^\circ) == (6,235)
+(1,2) != (2,1) || (1,2) != [1,2] || (1,2) != \{1,2\} || (1,2) != (1,2,3) || (-4, 27);(2, 15) != (-4,27);(3,15)
 # lists
-1, 2 == 2, 1
-1 \text{ and } 2 == 2, 1
-6, 8\text{, and }10 == 10,6,8
-1,i,-i == i,-i,1
-1, 2 != 1, 3
-1, 2 != 1
-1, 1, 2 != 1, 2
-1,2 != 12
+1, 2 == 2, 1 || 1 \text{ and } 2 == 2, 1 || 6, 8\text{, and }10 == 10,6,8 || 1,i,-i == i,-i,1
+1, 2 != 1, 3 || 1, 2 != 1 || 1, 1, 2 != 1, 2 || 1,2 != 12 || 1,2,3,\dots != 1,2,3
 # sets
-\{1,2\} == \{2,1,1\}
-\{1,2\} == 2, 1
-\{5\} == 5
-∅ == \{\}
-\{x,y\} == \{y,x\}
-\{1,2\} != \{1,3\}
-\{x,y\} != \{a,b\}
-\{1,2\} != [1,2]
-\emptyset != 0
-# unions and intervals
-(1,2)\cup(3,4) == (3,4)∪(1,2)
-[1,2]\cup[2,3] == [1,3]
-(-\infty,2)\cup(2,\infty) == \mathbb{R}\setminus\{2\}
-[-\sqrt{8}, \sqrt{8}] == [-2\sqrt2,2\sqrt2]
-[0^\circ, 90^\circ] == [0,90]
-[1,2) != (1,2]
-[1,2)\cup(2,3] != [1,3]
-(1,2)\cup(3,4) != (1,4)
-(-\infty,2) != (-\infty,2]
-[2 \sqrt{2},4] != [2.828,4]
-[0,1] != \begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}
+\{1,2\} == \{2,1,1\} || \{1,2\} == 2, 1 || \{5\} == 5 || ∅ == \{\} || \{x,y\} == \{y,x\}
+\{1,2\} != \{1,3\} || \{x,y\} != \{a,b\} || \{1,2\} != [1,2] || \emptyset != 0
+# unions
+(1,2)\cup(3,4) == (3,4)∪(1,2) || [1,2]\cup[2,3] == [1,3]
+(-\infty,2)\cup(2,\infty) == \mathbb{R}\setminus\{2\} || (0,2)\cap(1,3) == (1,2)
+[1,2)\cup(2,3] != [1,3] || (1,2)\cup(3,4) != (1,4) || (1,2)\cup(3,4) != (1,2);(3,4)
+# intervals
+[-\sqrt{8}, \sqrt{8}] == [-2\sqrt2,2\sqrt2] || [0^\circ, 90^\circ] == [0,90] || [1,\infty) == [1, ∞)
+[1,2) != (1,2] || (-\infty,2) != (-\infty,2] || [2 \sqrt{2},4] != [2.828,4]
 # inequalities
-x<3 == 3>x
-x<3 == (-\infty,3)
--1\le x<4 == [-1,4)
-x\in[1,2] == 1\le x\le 2
-2x<6 == x<3
-s^2 \le 8r^2 == 8r^2\ge s^2
-x<1 \text{ or } x>3 == (-\infty,1)\cup(3,\infty)
-x > 1 \text{ and } x < 3 == 1<x<3
-x \ne 2 == (-\infty,2)\cup(2,\infty)
-\{x \mid x>2\} == (2,\infty)
-x<3 != x\le 3
-x<3 != x>3
-x<3 != y<3
-x<3 != 3
+x<3 == 3>x || x<3 == (-\infty,3) || -1\le x<4 == [-1,4) || x\in[1,2] == 1\le x\le 2 || 2x<6 == x<3
+x<1 \text{ or } x>3 == (-\infty,1)\cup(3,\infty) || x > 1 \text{ and } x < 3 == 1<x<3
+x \ne 2 == (-\infty,2)\cup(2,\infty) || \{x \mid x>2\} == (2,\infty) || s^2 \le 8r^2 == 8r^2\ge s^2
+x<3 != x\le 3 || x<3 != x>3 || x<3 != y<3 || x<3 != 3 || -x<3 != x<-3 || x=5 != x\ne 5
 x>1 \text{ and } x<3 != x>1 \text{ or } x<3
--x<3 != x<-3
 # matrices
 \begin{pmatrix}1&2\\3&4\end{pmatrix} == \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}
 \begin{pmatrix}1\\2\end{pmatrix} == (1,2)
-\left(\begin{array}{cc}1&2\\3&4\end{array}\right) == \begin{pmatrix}1&2\\3&4\end{pmatrix}
 \frac{1}{2}\begin{pmatrix}1\\2\end{pmatrix} == \begin{pmatrix}0.5\\1\end{pmatrix}
+\left(\begin{array}{cc}1&2\\3&4\end{array}\right) == \begin{pmatrix}1&2\\3&4\end{pmatrix}
 \begin{pmatrix}1&2\\3&4\end{pmatrix} != \begin{pmatrix}1&3\\2&4\end{pmatrix}
 \begin{pmatrix}1\\2\end{pmatrix} != \begin{pmatrix}1&2\end{pmatrix}
-\begin{pmatrix}1&2\\3&4\end{pmatrix} != \begin{vmatrix}1&2\\3&4\end{vmatrix}
 \begin{pmatrix}12\\3\end{pmatrix} != \begin{pmatrix}1\\23\end{pmatrix}
 # plus and minus
-\pm 2 == -2, 2
-1\pm\sqrt2 == 1+\sqrt2, 1-\sqrt2
-\frac{-1\pm\sqrt5}{2} == \frac{-1-\sqrt5}{2}, \frac{-1+\sqrt5}{2}
-\pm 1 \pm i == 1+i,1-i,-1+i,-1-i
-(\pm 1, \mp 1) == (1,-1),(-1,1)
-x = \pm 2 == 2,-2
-\pm 2 != 2
-\pm 2 != \pm 3
-1\pm\sqrt2 != \pm 1+\sqrt2
+\pm 2 == -2, 2 || 1\pm\sqrt2 == 1+\sqrt2, 1-\sqrt2 || (\pm 1, \mp 1) == (1,-1),(-1,1) || x = \pm 2 == 2,-2
+\pm 2 != 2 || \pm 2 != \pm 3 || 1\pm\sqrt2 != \pm 1+\sqrt2
 # complex numbers
-3+2i == 2i+3
-\frac{1+i}{1-i} == i
-e^{i\pi} == -1
-\cos\theta+i\sin\theta == e^{i\theta}
+3+2i == 2i+3 || \frac{1+i}{1-i} == i || e^{i\pi} == -1 || \cos\theta+i\sin\theta == e^{i\theta}
 \sqrt{-4} == 2\mathrm{i}
-3+2i != 3-2i
-3+2i != 2+3i
-1+i != 1+i+10^{-30}
+3+2i != 3-2i || 3+2i != 2+3i || 1+i != 1+i+10^{-30}
 # numbers in base n
-2516_8 == 2516_{8}
-2516_8 == 2516
-101_2 == 5_{10}
-\text{A5}_{11} == A5_{11}
-101_2 != 101_3
-101_2 != 5
-2516_8 != 2517_8
-129_8 != 129_{10}
+2516_8 == 2516_{8} || 2516_8 == 2516 || 101_2 == 5_{10} || 1011₂ == 1011_2 || \text{A5}_{11} == A5_{11}
+101_2 != 101_3 || 101_2 != 5 || 2516_8 != 2517_8 || 129_8 != 129_{10}
 # ratios
-1:2 == 2:4
-1:2 == \frac{1}{2}
-3:4:5 == 6:8:10
-8\!:\!34 \text{ p.m.} == 8:34 PM
-05\!:\!00 == 5:00
-1:2 != 2:1
-3:4:5 != 3:5:4
-3:30 PM != 3:30 AM
-05:00 != 06:00
+1:2 == 2:4 || 1:2 == \frac{1}{2} || 3:4:5 == 6:8:10 || 1:2 != 2:1 || 3:4:5 != 3:5:4 || 3:30 PM != 3:30 AM
 # multiple-choice letters
-(A) == A
-\text{(A)} == \textbf{A}
-\textbf{(A) } == A.
-\text{B} == b
-\text{A, D, F} == F, A, D
-\text{CBAD} == CBAD
-A != B
-\text{A,C} != \text{A}
-CBAD != ABCD
+(A) == A || \text{(A)} == \textbf{A} || \textbf{(A) } == A. || \text{B} == b || \text{A, D, F} == F, A, D
+A != B || A != a || \text{A,C} != \text{A} || CBAD != ABCD || \text{A} != 1
 # words
-\text{odd} == Odd
-\text{two lines} == two lines
-\text{October 30} == October 30
-\mbox{four} == 4
-yes == \text{Yes.}
-\text{right-angled} == \text{right angled}
-\text{odd} != \text{even}
-\text{October 30} != \text{October 3}
-listen != silent
-\text{none} != 5
+\text{odd} == Odd || $\text{two lines}$ == two lines || \text{October 30} == October 30 || yes == \text{Yes.}
+\text{odd} != \text{even} || \text{October 30} != \text{October 3} || listen != silent || \text{none} != 5 || No != on
+\angle ABC != \angle ACB || \text{none} != 1
 # refused, but the same text
-9^{9^{9^9}} == 9^{9^{9^9}}
-\int_0^1 x\,dx == \int_0^1 x dx
-1,2,3,\dots == 1, 2, 3, \ldots
-\frac{1}{0} == \frac{1}{0}
-9^{9^{9^9}} != 9^{9^{9^{10}}}
-\sum_{k=1}^n k != \frac{n(n+1)}{2}
-1,2,3,\dots != 1,2,3
-NaN != 0
-\infty != -\infty
-1 2 != 12
-2 3 != 6
+9^{9^{9^9}} == 9^{9^{9^9}} || \int_0^1 x\,dx == \int_0^1 x dx || 1,2,3,\dots == 1, 2, 3, \ldots
+9^{9^{9^9}} != 9^{9^{9^{10}}} || \sum_{k=1}^n k != \frac{n(n+1)}{2} || NaN != 0 || \infty != -\infty
 """
 
 CATEGORIES = dict(part.split("\n", 1) for part in PAIRS.strip().removeprefix("# ").split("\n# "))
-TABLE = [(category, re.split(" [=!]= ", line), " == " in line)
-         for category, lines in CATEGORIES.items() for line in lines.strip().split("\n")]
+TABLE = [(category, re.split(" [=!]= ", pair), " == " in pair)
+         for category, lines in CATEGORIES.items() for pair in re.split(r"\n| \|\| ", lines.strip())]
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -395,20 +145,11 @@ def test_every_answer_of_the_table_equals_itself():
 
 
 @pytest.mark.parametrize("text, content", [
-    (r"\boxed{5}", "5"),
-    (r"first \boxed{4}, no: \boxed{5}.", "5"),
-    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-    (r"\boxed{\{1,2\}} and {", r"\{1,2\}"),
-    (r"\boxed{5} then \boxed{6", "5"),
-    (r"\boxed{1 + \boxed{2}}", "2"),
-    (r"\boxed{5 \} {", None),
-    (r"our answer is $\boxed 2$.", "2"),
-    (r"\boxed  {7}", "7"),
-    (r"\fbox{7}", "7"),
-    (r"\boxed{}", ""),
-    (r"the answer is 5", None),
-    (r"\boxed{" * 1000 + "5" + "}" * 3, "5"),
-    ("", None), (None, None), (b"\\boxed{5}", None)])
+    (r"first \boxed{4}, no: \boxed{5}. Hence 6.", "5"), (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (r"\boxed{\{1,2\}} and {", r"\{1,2\}"), (r"\boxed{5} then \boxed{6", "5"), (r"\boxed{1 + \boxed{2}}", "2"),
+    (r"\boxed{5 \} {", None), (r"our answer is $\boxed 2$.", "2"), (r"\boxed  {7}", "7"), (r"\fbox{7}", "7"),
+    (r"\boxed{}", ""), ("the answer is 5", None), (r"\boxed{" * 1000 + "5" + "}" * 3, "5"), ("", None), (None, None),
+    (b"\\boxed{5}", None)])
 def test_last_boxed(text, content):
     assert last_boxed(text) == content
 
@@ -423,155 +164,83 @@ def test_grade_takes_the_last_box_and_nothing_else():
 def test_relative_tolerance():
     assert grade(r"\boxed{9.79\text{ m/s}^2}", "9.81", rel_tol=0.01) and not grade(r"\boxed{9.79}", "9.81")
     assert not equal("9.6", "9.81", rel_tol=0.01) and not equal("-9.81", "9.81", rel_tol=0.01)
-    assert equal(r"3.14", r"\pi", rel_tol=0.01) and not equal("1.001x", "x", rel_tol=0.01)
+    assert equal("3.14", r"\pi", rel_tol=0.01) and not equal("1.001x", "x", rel_tol=0.01)
+    assert not equal(r"5\text{ cm}", r"5\text{ km}", rel_tol=0.01)
 
 
 def test_what_is_no_answer_equals_nothing():
-    for thing in (None, b"5", ["5"], object(), float("nan"), float("inf"), 10**5000, "", " ", "$", "5" * 401):
+    for thing in (None, b"5", ["5"], object(), float("nan"), float("inf"), 10**9999, "", " ", "$", "5" * 401):
         assert not equal(thing, "5") and not equal("5", thing) and not equal(thing, thing)
         assert not grade(thing, "5") and not grade(r"\boxed{5}", thing)
 
 
-NESTED = [(r"\sqrt{", "}"), ("(", ")"), (r"\{", r"\}"), ("|", "|"), ("2^{", "}"), ("(1+", ")^9"),
-          (r"\frac{1}{", "}"), (r"\exp(", ")"), (r"\begin{pmatrix}", r"\end{pmatrix}"), ("x_{", "}")]
-REPEATED = ["-", "^", "x^", "2^", "x!", "1/", "|", r"\pm1", r"\sqrt", r"\frac", r"\sin x", "x^ix", "e^e^",
-            "1,", "x<1,", r"(1,2)\cup", "x=1 or ", "0.1", "1 ", "%", "\\", "\\\\", "&", "\0", "\ud800",
-            "²", "٣", "ﷺ", '"']
+NESTED = [(r"\sqrt{", "}"), ("(", ")"), (r"\{", r"\}"), ("|", "|"), ("2^{", "}"), ("(1+", ")^9"), (r"\frac{1}{", "}"),
+          (r"\exp(", ")"), (r"\begin{pmatrix}", r"\end{pmatrix}"), ("x_{", "}"), (r"\boxed{", "}")]
+REPEATED = ["-", "^", "x^", "2^", "x!", "1/", "|", r"\pm1", r"\sqrt", r"\frac", r"\sin x", "x^ix", "e^e^", "1,", "x<1,",
+            r"(1,2)\cup", "x=1 or ", "0.1", "1 ", "%", "\\", "\\\\", "&", "\0", "\ud800", "²", "٣", "ﷺ", '"', r"\binom"]
 HOSTILE = [
-    *(opening * n + "2" + closing * n for opening, closing in NESTED for n in (3, 30, 60, 190)),
+    *(opening * n + "2" + closing * n for opening, closing in NESTED for n in (30, 60, 190)),
     *(piece * n + end for piece in REPEATED for n in (2, 30, 399 // len(piece)) for end in ("", "1")),
-    "9^{9^{9^9}}", "e^{e^{e^{100}}}", r"\exp(\exp(\exp(100)))", "3000!", "(10^{9999})!", "i^{i^{i^i}}",
-    r"\binom{3000}{1500}^{20}", "((((x+1)^{99})^{99})^{99})^{99}", "1.0000001^{1e300}", "0.7^{10^{300}}",
-    r"(1+10^{-300})^{10^{300}}", r"\sqrt{10^{9000}+1}", r"\sin(10^{70000})", r"\ln(10^{9999})", r"\sec 90°",
-    "0^0", "0^{-1}", r"\ln 0", r"\infty-\infty", r"0\cdot\infty", r"1^{\infty}", "NaN", "Infinity",
-    "1e999999999", "1e-999999999", "9" * 399 + "!", "2^{" + "9" * 390 + "}", r"\sqrt{" + "7" * 390 + "}",
-    "(" + "9" * 190 + ")^{" + "9" * 190 + "}", "0." + "12" * 190 + "...", '{"answer": [5, {', "()", "[", "}{",
-    "+".join(f"x^{{{n}}}" for n in range(900, 950)), "+".join(rf"\sin{n}" for n in range(60)), "<end>",
-    ",".join(map(str, range(130))), ",".join(f"x={n}" for n in range(70)),
-    r"\cup".join(f"({n},{n + 1})" for n in range(30)), "9" * 10_000, "(" * 1_000_000, "5" * 3_000_000]
+    "e^{e^{e^{100}}}", r"\exp(\exp(\exp(100)))", "3000!", "(10^{9999})!", r"\binom{3000}{1500}^{20}", "i^{i^{i^i}}",
+    "((((x+1)^{99})^{99})^{99})^{99}", "1.0000001^{1e300}", r"\sqrt{10^{9000}+1}", r"\sin(10^{70000})", "0^0", "0^{-1}",
+    r"\ln 0", r"\infty-\infty", r"1^{\infty}", "NaN", "1e999999999", "9" * 399 + "!", "2^{" + "9" * 390 + "}", "}{",
+    "+".join(rf"\sin{n}" for n in range(60)), ",".join(f"x={n}" for n in range(70)), "<end>", "(" * 1_000_000,
+    r"\cup".join(f"({n},{n + 1})" for n in range(30)), "5" * 3_000_000, "{}" * 1_000_000, r"\boxed{" * 500_000]
 
 
-def in_thread(function, *arguments):
-    """The result of a call in a thread, and the seconds it took."""
-    results = []
-    start = time.perf_counter()
-    thread = threading.Thread(target=lambda: results.append(function(*arguments)))
-    thread.start()
-    thread.join()
-    return results[0], time.perf_counter() - start
-
-
-def test_hostile_answers_are_wrong_within_a_second():
+def test_hostile_answers_are_wrong_in_good_time():
+    """The bound is generous, for a busy machine: the slowest takes a tenth of a second on an idle one."""
     for text in HOSTILE:
-        for answer in ("7", r"x+\sqrt{3}", "(-1,7)", text[:390] + "+0"):
-            verdict, seconds = in_thread(equal, text, answer)
-            assert seconds < 1, (text[:80], answer[:80])
-            assert not verdict or answer == text[:390] + "+0", (text[:80], answer)
+        start = time.perf_counter()
+        assert not any(equal(text, answer) for answer in ("7", r"x+\sqrt{3}", "(-1,7)")), text[:80]
+        assert equal(text, text[:390] + "+0") in (True, False) and not grade(r"\boxed{" + text, "7")
+        assert grade(text + r"\boxed{7}", "7") or text.endswith("\\")
+        assert time.perf_counter() - start < 5, text[:80]
 
 
-@pytest.mark.parametrize("piece", ["{", "}", "{}", r"\boxed{", r"\boxed{}", r"\boxed", r"\boxed{5", "\0"])
-def test_megabytes_are_searched_within_a_second(piece):
-    text = piece * (12_000_000 // len(piece))
-    for completion, right in ((rf"\boxed{{{text}", False), (rf"{text} \boxed{{7}}", True)):
-        verdict, seconds = in_thread(grade, completion, "7")
-        assert verdict == right and seconds < 1
-
-
-def test_nothing_is_executed(tmp_path, monkeypatch):
-    mark = tmp_path / "executed"
-    touch = f"__import__('os').system('touch {mark}')"
-    spellings = [
-        touch, f"({touch})", rf"\text{{{touch}}}", f"1+{touch}", f"{touch},2", f"x={touch}", f"5;{touch}",
-        f"5\n{touch}", rf"\frac{{{touch}}}{{2}}", rf"\sqrt{{{touch}}}", f"{touch}_2", f"lambda: {touch}",
-        f"[{touch} for x in (1,)]", f"eval({touch!r})", f"sympify({touch!r})", f"f'{{{touch}}}'",
-        f"open('{mark}','w')", rf"\immediate\write18{{touch {mark}}}", "().__class__.__bases__[0]"]
-
-    def forbidden(name, *arguments, **options):
-        if name != "re":            # which the C code of re imports by this name to expand a replacement
-            raise AssertionError("executed")
-        return re
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "system", forbidden)
-        patch.setattr(subprocess, "Popen", forbidden)
-        for name in ("eval", "exec", "compile", "open", "__import__"):
-            patch.setattr(builtins, name, forbidden)
-        verdicts = [equal(text, "5") or equal("5", text) or grade(rf"\boxed{{{text}}}", "5")
-                    for text in spellings]
-        right = equal(r"\frac{1}{2}+\sqrt{x^2}", r"|x|+0.5")
-    assert not any(verdicts) and right and not mark.exists()
-
-
-def test_imports_only_the_standard_library_and_mpmath():
-    nodes = list(ast.walk(ast.parse(Path(grader.__file__).read_text())))
-    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    assert modules <= sys.stdlib_module_names | {"mpmath"}
+def test_nothing_is_executed(tmp_path):
+    canary = tmp_path / "executed"
+    touch = f"__import__('os').system('touch {canary}')"
+    spellings = [touch, f"({touch})", rf"\text{{{touch}}}", f"1+{touch}", f"{touch},2", f"x={touch}", f"5;{touch}",
+                 rf"\frac{{{touch}}}{{2}}", f"lambda: {touch}", f"[{touch} for x in (1,)]", f"eval({touch!r})",
+                 f"open('{canary}','w')", rf"\immediate\write18{{touch {canary}}}", f"f'{{{touch}}}'"]
+    for text in spellings:
+        assert not equal(text, "5") and not equal("5", text) and not grade(rf"\boxed{{{text}}}", "5")
+    assert not canary.exists()
 
 
 def test_verdicts_depend_on_nothing_else():
-    """Not on threads, on mpmath's global precision, on the stack below, or on what was graded before."""
+    """Not on threads, on mpmath's global precision, or on what was graded before."""
     expected = [same for _, _, same in TABLE]
-    precision, mpmath.mp.dps = mpmath.mp.dps, 3
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            runs = list(pool.map(lambda _: [equal(*pair) for _, pair, _ in TABLE], range(2)))
-    finally:
-        mpmath.mp.dps = precision
-
-    def below(frames, depth):
-        return below(frames - 1, depth) if frames else equal("(" * depth + "5" + ")" * depth, "5.0")
-
-    assert runs == [expected, expected]
-    assert below(500, 20)
-    assert all(below(500, depth) == below(0, depth) for depth in range(1, 199, 7))
+    with mpmath.workdps(3), ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: [equal(*pair) for _, pair, _ in TABLE], range(4)))
+    assert runs == [expected] * 4
     assert [equal(*pair) for _, pair, _ in reversed(TABLE)] == expected[::-1]
 
 
 PIECES = st.sampled_from([
     *"x y i e 1 2 99 0.5 + - * / ^ _ ! = < , ; : | ( ) [ ] { } ° % . $ & # ' cm or and to ² ½ √ A".split(),
-    *r"\frac \sqrt \pi \sin \ln \log_2 \infty \pm \cup \in \le \text{ \{ \} \left \right \\ \$".split(),
-    r"\overline{3}", r"\binom", r"\begin{pmatrix}", r"\end{pmatrix}", r"\mathbb{R}", " ", "\ud800"])
+    " ", "\ud800",
+    *r"\frac \sqrt \pi \sin \ln \infty \pm \cup \in \le \text{ \{ \} \left \right \\ \$ \binom \overline{3}".split()])
 JUNK = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=25).map("".join))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(JUNK, JUNK)
 def test_any_text_gets_a_verdict_and_both_ways_the_same(a, b):
     assert equal(a, b) is equal(b, a)
     assert grade(rf"{a}\boxed{{{b}}}", a) in (True, False)
 
 
-@settings(max_examples=200, deadline=None)
-@given(JUNK)
-def test_any_text_equals_itself(text):
-    assert equal(text, text) or not grader.readings(text)[0]
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.none() | st.binary() | st.integers() | st.floats() | st.booleans() | st.lists(st.text()), JUNK)
-def test_any_object_gets_a_verdict(thing, text):
-    assert {grade(thing, text), grade(text, thing), equal(thing, text)} <= {True, False}
-
-
-LEAVES = st.sampled_from(["x", "y", r"\pi", "i", "1", "2", "7", "0.25", r"\sqrt{2}", r"\frac{1}{3}", "n!"])
-FORMS = st.sampled_from(["({}+{})", "({}-{})", r"{} \cdot {}", r"\frac{{{}}}{{{}}}", r"\sqrt{{{}}}{}"])
-EXPRESSIONS = st.recursive(LEAVES, lambda parts: st.builds(str.format, FORMS, parts, parts), max_leaves=8)
-
-
-@settings(max_examples=150, deadline=None)
-@given(EXPRESSIONS)
-def test_no_expression_equals_itself_plus_one(expression):
-    assert not equal(f"{expression}+1", expression) and not equal(f"{expression}+10^{{-60}}", expression)
+TERMS = st.lists(st.tuples(*[st.integers(0, 99)] * 3), min_size=1, max_size=8)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(*[st.integers(0, 99)] * 3), min_size=1, max_size=8), st.randoms())
+@given(TERMS, st.randoms())
 def test_polynomials_are_equal_in_any_order_and_to_no_other(terms, random):
     def written(terms):
         return "+".join(f"{c}x^{{{m}}}y^{{{n}}}" for c, m, n in terms)
 
-    shuffled = random.sample(terms, len(terms))
-    assert equal(written(terms), written(shuffled))
-    (c, m, n), *rest = shuffled
+    (c, m, n), *rest = random.sample(terms, len(terms))
+    assert equal(written(terms), written([(c, m, n), *rest]))
     assert not equal(written(terms), written([(c + 1, m, n), *rest]))

@@ -1,0 +1,51 @@
+"""Where a policy comes from, and what it runs on: the toy model, a local folder, or the Hugging Face hub."""
+
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import toy
+from data import one_line
+from rollout import PHRASES, encode, meta_messages, solution_messages
+
+
+def load_policy(name, device="cpu", trust_remote_code=False):
+    """The model, in float32 on `device`, and the tokenizer: "toy", a local folder, or a model id of the hub.
+
+    Weights are read from safetensors only. Raises ValueError with one line that says what is wrong.
+    """
+    if name == "toy":
+        def render(tokenizer, text, meta):
+            return encode(tokenizer, meta_messages(text, toy.BUDGET) if meta else solution_messages(text))
+        model, tokenizer = toy.load(PHRASES, render)
+        return model.to(device), tokenizer
+    folder = Path(name)
+    if not folder.is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
+        raise ValueError(f"model {name} is neither toy, nor a folder, nor a model id of the hub (owner/name)")
+    if folder.is_dir() and not ((folder / "config.json").exists() and any(folder.glob("*.safetensors"))):
+        raise ValueError(f"model {name} is a folder without config.json or without weights (*.safetensors)")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code)
+    except Exception as error:          # no such model, no tokenizer, unknown type, damaged weights, no network
+        raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None
+    return model.to(device), tokenizer
+
+
+def pick_device(name):
+    """The torch.device of --device; raises ValueError if it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name != "auto" and (not there.get(name.partition(":")[0]) or not re.fullmatch(r"\w+(:\d+)?", name)):
+        raise ValueError(f"--device {name} is not available here; there is {', '.join(n for n in there if there[n])}")
+    return torch.device(next(n for n in there if there[n]) if name == "auto" else name)
+
+
+def precision(device, bf16=None):
+    """The context to compute in: bfloat16 where it is wanted (None: on cuda); weights and gradients stay float32."""
+    if bf16 or bf16 is None and device.type == "cuda":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
