@@ -36,7 +36,7 @@ class Config:
     thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
     notion_variant: Literal["count", "rate"] = flag("count", "of the notion reward; count is the paper's")
 
-    learning_rate: float = flag(8e-4, "of AdamW")
+    learning_rate: float = flag(4e-4, "of AdamW")
     weight_decay: float = flag(0.0, "of AdamW")
     warmup_steps: int = flag(5, "steps over which the learning rate rises to its constant value")
     max_grad_norm: float = flag(1.0, "norm to which gradients are clipped")
@@ -46,7 +46,7 @@ class Config:
         "token", "mean of the loss over tokens (DAPO), over rollouts (GRPO), or by a constant length (Dr. GRPO)")
     beta: float = flag(0.0, "weight of the KL penalty against the initial policy")
     inner_epochs: int = flag(1, "passes over the rollouts of a step")
-    minibatches: int = flag(1, "optimiser steps per pass")
+    minibatches: int = flag(2, "optimiser steps per pass")
     micro_batch_tokens: int = flag(16_384, "tokens per forward and backward pass; does not change the gradient")
     max_tokens: int = flag(131_072, "tokens of rollouts that are generated at once")
     bf16: Optional[bool] = flag(None, "compute in bfloat16, with float32 weights; by default on cuda")
@@ -76,8 +76,8 @@ class Config:
 
 GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16, max_new_tokens=3072,
            max_meta_tokens=768, max_prompt_tokens=1024, learning_rate=1e-6, weight_decay=0.1, warmup_steps=20,
-           micro_batch_tokens=16_384, max_tokens=524_288, eval_problems=32, eval_samples=4, checkpoint_every=10,
-           show_every=1)
+           minibatches=1, micro_batch_tokens=16_384, max_tokens=524_288, eval_problems=32, eval_samples=4,
+           checkpoint_every=10, show_every=1)
 PRESETS = {
     "toy": {},                  # the defaults above
     "gpu": GPU,
