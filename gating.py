@@ -62,24 +62,23 @@ class Audit:
     """How right is a rule that flags cases and never sees what would have become of most of them?
 
     Gating flags problems as groups without variance, the cutoff flags solutions as wrong. Of the flagged cases a
-    random sample is looked at; of the others everything is known. With P the precision in the sample:
+    random share s is looked at, and each of these looks stands for 1/s cases; of the others everything is known:
 
-        recall = flagged * P / (flagged * P + missed)          F1 = 2 P recall / (P + recall)
+        precision = hits / flagged        recall = hits / (hits + missed)        f1 = their harmonic mean
 
-    where `missed` are the unflagged cases that should have been flagged. `window` is how many of the newest looks
-    `trusted` rests on, since an old one tells little of a policy that has learned since.
+    where `missed` are the unflagged cases that should have been flagged. `trusted` rests on the newest `window`
+    looks, since an old one tells little of a policy that has learned since.
     """
 
     def __init__(self, window=64):
-        self.flagged = self.looks = self.hits = self.missed = 0
+        self.flagged = self.hits = self.missed = 0.0
         self.recent = deque(maxlen=window)
 
-    def add(self, flagged, looks, missed):
-        """Add a step. flagged, missed: numbers of cases. looks: for each flagged case of the sample, was it right?"""
-        self.flagged += flagged
+    def add(self, looks, missed, share=1.0):
+        """Add a step. looks: was the rule right, for each flagged case of a sample of this share? missed: a number."""
+        self.flagged += len(looks) / share
+        self.hits += sum(looks) / share
         self.missed += missed
-        self.looks += len(looks)
-        self.hits += sum(looks)
         self.recent.extend(map(bool, looks))
 
     def trusted(self, threshold):
@@ -87,31 +86,32 @@ class Audit:
         return threshold <= 0 or lower_bound(sum(self.recent), len(self.recent)) > threshold
 
     def figures(self):
-        """precision, recall, f1 (None while there is nothing to tell from), and precision_lower, its bound."""
-        precision = self.hits / self.looks if self.looks else None
-        found = self.flagged * (precision or 0)
-        recall = found / (found + self.missed) if found + self.missed else None
-        f1 = 2 * precision * recall / (precision + recall) if precision and recall else None
-        return {"precision": precision, "recall": recall, "f1": f1,
-                "precision_lower": lower_bound(sum(self.recent), len(self.recent))}
+        """precision, recall, f1 (None while there is nothing to tell from), and precision_lower, `trusted`'s bound."""
+        return ratios(self.hits, self.flagged, self.missed) | {
+            "precision_lower": lower_bound(sum(self.recent), len(self.recent))}
 
     def state_dict(self):
         """What `load_state_dict` needs to go on, as plain values."""
-        return {"counts": [self.flagged, self.looks, self.hits, self.missed], "recent": list(self.recent)}
+        return {"counts": [self.flagged, self.hits, self.missed], "recent": list(self.recent)}
 
     def load_state_dict(self, state):
-        self.flagged, self.looks, self.hits, self.missed = state["counts"]
+        self.flagged, self.hits, self.missed = state["counts"]
         self.recent.extend(state["recent"])
+
+
+def ratios(hits, flagged, missed):
+    """precision, recall and f1 of so many right ones among so many flagged cases; None where undefined."""
+    precision = hits / flagged if flagged else None
+    recall = hits / (hits + missed) if hits + missed else None
+    f1 = 2 * hits / (flagged + hits + missed) if flagged + hits + missed else None
+    return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def precision_recall(flagged, actual):
     """precision, recall, f1 and base_rate of a rule where everything is known: two lists of booleans.
 
-    >>> precision_recall([True, True, False, False], [True, False, True, False])
-    {'precision': 0.5, 'recall': 0.5, 'f1': 0.5, 'base_rate': 0.5}
+    >>> precision_recall([True, True, True, False], [True, True, False, True])["precision"]
+    0.6666666666666666
     """
-    audit = Audit()
-    audit.add(sum(flagged), [a for f, a in zip(flagged, actual) if f], sum(a and not f for f, a in zip(flagged, actual)))
-    figures = audit.figures()
-    del figures["precision_lower"]
-    return figures | {"base_rate": sum(actual) / len(actual) if actual else None}
+    hits = sum(f and a for f, a in zip(flagged, actual))
+    return ratios(hits, sum(flagged), sum(actual) - hits) | {"base_rate": sum(actual) / len(actual) if actual else None}
