@@ -75,7 +75,7 @@ class Audit:
         self.recent = deque(maxlen=window)
 
     def add(self, looks, missed, share=1.0):
-        """Add a step. looks: was the rule right, for each flagged case of a sample of this share? missed: a number."""
+        """Add a step. looks: was the rule right, for each case of a sample of this share? missed: how many."""
         self.flagged += len(looks) / share
         self.hits += sum(looks) / share
         self.missed += missed
@@ -86,7 +86,7 @@ class Audit:
         return threshold <= 0 or lower_bound(sum(self.recent), len(self.recent)) > threshold
 
     def figures(self):
-        """precision, recall, f1 (None while there is nothing to tell from), and precision_lower, `trusted`'s bound."""
+        """precision, recall, f1 (None while there is nothing to tell from) and `trusted`'s bound, precision_lower."""
         return ratios(self.hits, self.flagged, self.missed) | {
             "precision_lower": lower_bound(sum(self.recent), len(self.recent))}
 
@@ -114,4 +114,5 @@ def precision_recall(flagged, actual):
     0.6666666666666666
     """
     hits = sum(f and a for f, a in zip(flagged, actual))
-    return ratios(hits, sum(flagged), sum(actual) - hits) | {"base_rate": sum(actual) / len(actual) if actual else None}
+    base_rate = sum(actual) / len(actual) if actual else None
+    return ratios(hits, sum(flagged), sum(actual) - hits) | {"base_rate": base_rate}

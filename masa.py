@@ -120,7 +120,7 @@ def train(config):
         run.append("metrics.jsonl", {"step": step} | metrics)
         reporter.log(metrics, step)
         bar.set_postfix_str(f"accuracy {metrics['reward']:.2f}, meta reward {metrics.get('meta/reward', 0):.2f}, "
-                            f"{tokens / seconds:,.0f} tokens/s")
+                            f"{tokens / seconds:,.0f} tokens/s", refresh=False)
         bar.update()
         if config.show_every and step % config.show_every == 0:
             row = {"step": step} | one_of_each(batch, solutions, correct, metas, aligned)

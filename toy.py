@@ -39,7 +39,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 METHODS = {"turn": "accumulation", "undo": "inversion", "ratchet": "filtering", "geared": "doubling",
            "note": "transcription", "scrap": "search"}
 DIALS = ("turn", "undo", "ratchet", "geared")
-LEVELS = ("note", "small turns", "1-2 big turns", "3+ big turns", "scrap")      # from trivial to unsolvable
+LEVELS = ("1 note", "2 small turns", "3 some big turns", "4 many big turns", "5 scrap")    # trivial to unsolvable
 LABELS = "abcdefgh"
 BUDGET = 96                 # tokens of a solution; the longest right one has 77
 
@@ -61,7 +61,7 @@ class ToyProblem:
 
     @property
     def level(self):
-        return self.kind if self.kind not in DIALS else LEVELS[1 + (self.big > 0) + (self.big > 2)]
+        return LEVELS[1 + (self.big > 0) + (self.big > 2) if self.kind in DIALS else 0 if self.kind == "note" else 4]
 
     @property
     def text(self):

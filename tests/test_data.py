@@ -107,7 +107,7 @@ def test_binary_and_missing_files_are_one_line(tmp_path):
 
 def test_toy_splits_differ():
     train, test = (load_problems("toy", split, limit=200) for split in ("train", "test"))
-    assert len(train) == len({p.text for p in train if p.level != "scrap"} | {p.id for p in train if p.level == "scrap"})
+    assert len(train) == len({p.text for p in train if p.level != "5 scrap"} | {p.id for p in train if p.level == "5 scrap"})
     assert len({p.text for p in train} & {p.text for p in test}) < 60         # short ones recur
     assert train == load_problems("toy", "train", limit=200)
 

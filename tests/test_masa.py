@@ -204,7 +204,7 @@ def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
     for algo in ("masa", "grpo"):
         run("--output", tmp_path / algo, "--algo", algo, "--steps", 3, "--eval-every", 2, "--eval-problems", 8)
         said = capsys.readouterr().out
-        for part in ("before     after", "accuracy/scrap", "meta/correlation/pass_rate", "problem     ", "solution    ",
+        for part in ("before     after", "accuracy/5 scrap", "meta/correlation/pass_rate", "problem     ", "solution    ",
                      "tokens/s", f"are in {tmp_path / algo}/"):
             assert part in said
         assert ("prediction  " in said) == (algo == "masa")
