@@ -17,7 +17,8 @@ class Config:
     data: Optional[str] = flag(None, "problems: toy, a .parquet/.jsonl/.json/.csv file, or a dataset id of the hub")
     data_split: str = flag("train", "split of a dataset of the hub")
     eval_data: Optional[str] = flag(None, "held-out problems; by default some that are taken out of --data")
-    algo: Literal["grpo", "masa"] = flag("masa", "grpo: solutions only; masa: solutions and meta predictions")
+    algo: Literal["grpo", "masa", "masa-efficient"] = flag(
+        "masa", "grpo: solutions; masa: and predictions; masa-efficient: predictions decide what is solved")
     preset: Optional[Literal["toy", "gpu", "paper"]] = flag(
         None, "values for the flags that are not given: toy, gpu (one card), paper; toy goes with the toy model")
     output: Optional[str] = flag(None, "folder of the run; by default runs/MODEL-ALGO")
@@ -44,6 +45,7 @@ class Config:
     clip_high: float = flag(0.28, "the ratio is clipped at 1 + clip_high")
     aggregation: Literal["token", "sequence", "constant"] = flag(
         "token", "mean of the loss over tokens (DAPO), over rollouts (GRPO), or by a constant length (Dr. GRPO)")
+    mask_cut: bool = flag(False, "leave cut solutions out of loss and baseline; by default they count as wrong")
     beta: float = flag(0.0, "weight of the KL penalty against the initial policy")
     inner_epochs: int = flag(1, "passes over the rollouts of a step")
     minibatches: int = flag(2, "optimiser steps per pass")
@@ -51,6 +53,26 @@ class Config:
     max_tokens: int = flag(131_072, "tokens of rollouts that are generated at once")
     bf16: Optional[bool] = flag(None, "compute in bfloat16, with float32 weights; by default on cuda")
     gradient_checkpointing: Optional[bool] = flag(None, "recompute activations to save memory; by default on cuda")
+
+    gate_start: int = flag(20, "k, steps of masa-efficient in which everything is still solved")
+    gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
+    gate_std: float = flag(0.1, "predicted pass rates agree if their standard deviation is below this")
+    gate_margin: float = flag(1 / 16, "and are trivial or impossible if their mean is this near to 1 or 0")
+    gate_trust: float = flag(0.7, "skip only while the audited precision is above this, with 95 %% confidence; 0: always")
+    refill: bool = flag(True, "draw and predict more problems in place of the skipped ones")
+    max_draws: int = flag(4, "rounds of drawing problems in a step, of refilling and of dynamic sampling")
+    cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
+    cutoff_factor: float = flag(2.0, "times the mean predicted length is where")
+    cutoff_min: int = flag(16, "tokens that a solution may always take")
+    audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at nevertheless")
+    dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
+    clone: bool = flag(False, "expert cloning: imitate the best predictions with their numbers corrected")
+    clone_size: int = flag(128, "experts that are collected before they are imitated")
+    clone_updates: int = flag(5, "supervised optimiser steps on them")
+    clone_learning_rate: float = flag(4e-4, "of these steps")
+    hints: bool = flag(False, "predict first, and put the predicted notions into the prompt of the solutions")
+    meta_reward: Literal["aligned", "shuffled", "length", "difficulty", "notion", "none"] = flag(
+        "aligned", "reward of predictions: the method's, or a control: shuffled within the group, one term, none")
 
     eval_problems: int = flag(64, "held-out problems of the evaluations before, during and after; 0 for none")
     eval_samples: int = flag(8, "solutions, and meta predictions, per held-out problem")
@@ -65,18 +87,28 @@ class Config:
         least = {"steps": 1, "problems_per_step": 1, "group_size": 2, "meta_group_size": 2, "max_new_tokens": 1,
                  "max_meta_tokens": 1, "max_prompt_tokens": 1, "inner_epochs": 1, "minibatches": 1,
                  "micro_batch_tokens": 1, "max_tokens": 1, "eval_samples": 1, "warmup_steps": 0, "eval_problems": 0,
-                 "eval_every": 0, "show_every": 0, "checkpoint_every": 0, "weight_decay": 0, "beta": 0, "seed": 0}
+                 "eval_every": 0, "show_every": 0, "checkpoint_every": 0, "weight_decay": 0, "beta": 0, "seed": 0,
+                 "gate_start": 0, "max_draws": 1, "cutoff_min": 1, "clone_size": 1, "clone_updates": 1, "gate_std": 0,
+                 "gate_margin": 0, "gate_trust": 0}
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at least {low}")
-        for name in ("temperature", "learning_rate", "max_grad_norm", "clip_low", "clip_high"):
+        for name in ("temperature", "learning_rate", "max_grad_norm", "clip_low", "clip_high", "cutoff_factor",
+                     "clone_learning_rate", "audit_fraction"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be above 0")
+        for name in ("audit_fraction", "gate_trust", "gate_margin"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at most 1")
+        if self.algo == "grpo" and (self.hints or self.clone):
+            raise ValueError("--hints and --clone need predictions: use them with --algo masa or masa-efficient")
+        if self.algo != "grpo" and self.dynamic_sampling:
+            raise ValueError("--dynamic-sampling is for --algo grpo; masa-efficient refills by prediction")
 
 
 GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16, max_new_tokens=3072,
            max_meta_tokens=768, max_prompt_tokens=1024, learning_rate=1e-6, weight_decay=0.1, warmup_steps=20,
-           minibatches=1, micro_batch_tokens=8_192, max_tokens=262_144, eval_problems=32, eval_samples=4,
+           minibatches=1, clone_learning_rate=1e-6, micro_batch_tokens=8_192, max_tokens=262_144, eval_problems=32, eval_samples=4,
            checkpoint_every=10, show_every=1)
 PRESETS = {
     "toy": {},                  # the defaults above

@@ -181,9 +181,17 @@ def why_unusable(text, answer):
 
 # --- The order of training --------------------------------------------------------------------------------
 
-def draw(problems, start, count, seed):
-    """`count` problems from place `start` on of an endless sequence: one shuffled pass after another."""
-    places = range(start, start + count)
-    orders = {epoch: random.Random(f"{seed} {epoch}").sample(range(len(problems)), len(problems))
-              for epoch in {place // len(problems) for place in places}}
-    return [problems[orders[place // len(problems)][place % len(problems)]] for place in places]
+class ProblemStream:
+    """Problems without end: one shuffled pass after another. `position` is how many have been drawn."""
+
+    def __init__(self, problems, seed, position=0):
+        self.problems, self.seed, self.position = problems, seed, position
+
+    def draw(self, count):
+        """The next `count` problems."""
+        size = len(self.problems)
+        places = range(self.position, self.position + count)
+        orders = {epoch: random.Random(f"{self.seed} {epoch}").sample(range(size), size)
+                  for epoch in {place // size for place in places}}
+        self.position += count
+        return [self.problems[orders[place // size][place % size]] for place in places]

@@ -15,19 +15,23 @@ trouble, its *gradient* is the policy gradient. Plain values in, plain values ou
 import torch
 
 
-def group_advantages(rewards, group_size):
+def group_advantages(rewards, group_size, keep=None):
     """Rewards relative to their group, in units of its standard deviation.
 
     rewards: [N * G], rows i*G to (i+1)*G - 1 being group i. Returns the advantages, [N * G], exactly 0 in a
-    group of equal rewards (no rounding noise is blown up) and in a group of one.
+    group of equal rewards (no rounding noise is blown up) and in a group of one. keep: [N * G] booleans; rows
+    where it is False get 0 and have no part in the mean and the standard deviation of their group.
 
     >>> group_advantages(torch.tensor([1., 0., 0., 1.,   1., 1., 1., 1.]), 4)
     tensor([ 0.8660, -0.8660, -0.8660,  0.8660,  0.0000,  0.0000,  0.0000,  0.0000])
     """
     groups = rewards.float().view(-1, group_size)
-    varied = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
-    std = groups.std(1, correction=min(1, group_size - 1), keepdim=True)
-    return torch.where(varied, (groups - groups.mean(1, keepdim=True)) / (std + 1e-6), 0.0).flatten()
+    kept = torch.ones_like(groups, dtype=torch.bool) if keep is None else keep.view(-1, group_size)
+    count = kept.sum(1, keepdim=True)
+    varied = groups.where(kept, -torch.inf).amax(1, keepdim=True) > groups.where(kept, torch.inf).amin(1, keepdim=True)
+    centred = (groups - (groups * kept).sum(1, keepdim=True) / count.clamp(min=1)) * kept
+    std = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    return torch.where(varied, centred / (std + 1e-6), 0.0).flatten()
 
 
 def token_logprobs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=1.0):

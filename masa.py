@@ -2,6 +2,7 @@ r"""MASA: meta-awareness via self-alignment (arXiv 2510.03259), from scratch.
 
     python masa.py                                  the whole method on a laptop, in minutes, nothing downloaded
     python masa.py --algo grpo                      the same without meta predictions: plain GRPO
+    python masa.py --algo masa-efficient            predict first, and solve only what promises to teach something
     python masa.py --model Qwen/Qwen3-1.7B          any causal language model of the hub, on one GPU
 
 For every problem the policy writes G solutions and, on a second path, M predictions of how its solutions will
@@ -25,16 +26,19 @@ import time
 import torch
 from tqdm import tqdm
 
+from cloning import correct_expert, expert_ids
+from collect import Collector
 from config import parse_config
-from data import draw, load_problems
+from data import ProblemStream, load_problems
 from eval import evaluate, summarise
-from grader import grade
-from grpo import group_advantages, grpo_loss, loss_total, token_logprobs
+from gating import Audit
+from grpo import group_advantages
 from policy import load_policy, pick_device, precision
 from report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
 from rewards import meta_rewards, parse_meta
-from rollout import concat, encode, generate, meta_messages, solution_messages
+from rollout import as_rollouts, concat, encode, meta_messages
 from run_folder import RunFolder, StopRequest
+from update import imitate, update
 
 
 def train(config):
@@ -53,10 +57,14 @@ def train(config):
     if config.gradient_checkpointing or config.gradient_checkpointing is None and device.type == "cuda":
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    state = {"step": 0, "tokens": 0, "seconds": 0.0}
+    gate_audit, cutoff_audit, experts = Audit(), Audit(), []
+    state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0}
     if checkpoint:
         optimizer.load_state_dict(checkpoint["optimizer"])
-        state = checkpoint["state"]
+        gate_audit.load_state_dict(checkpoint["gate_audit"])
+        cutoff_audit.load_state_dict(checkpoint["cutoff_audit"])
+        state, experts = checkpoint["state"], checkpoint["experts"]
+    stream = ProblemStream(problems, config.seed, state["position"])
     run.rewind(state["step"])
 
     def examine(description):
@@ -68,7 +76,9 @@ def train(config):
                             thinking=config.thinking, max_tokens=config.max_tokens, description=description)
 
     def save():
-        run.save(policy, tokenizer, {"optimizer": optimizer.state_dict(), "state": state})
+        run.save(policy, tokenizer, {
+            "optimizer": optimizer.state_dict(), "state": state, "experts": experts,
+            "gate_audit": gate_audit.state_dict(), "cutoff_audit": cutoff_audit.state_dict()})
 
     if held_out and not checkpoint:
         run.write_json("before.json", examine("before training"))
@@ -80,41 +90,53 @@ def train(config):
     while state["step"] < config.steps and not stop.requested:
         step, started = state["step"], time.perf_counter()
         torch.manual_seed(1_000_003 * config.seed + step)       # a resumed step draws what it would have drawn
-        batch = draw(problems, step * config.problems_per_step, config.problems_per_step, config.seed)
+        collector = Collector(policy, tokenizer, config, stream.draw, random.Random(f"{config.seed} {step}"))
 
         # 1. Roll out: G solutions of every problem, and M predictions of how they will go.
         with precision(device, config.bf16):
-            solutions = roll_out(policy, tokenizer, batch, "solution", config)
-            metas = roll_out(policy, tokenizer, batch, "meta", config) if config.algo != "grpo" else None
+            if config.algo == "masa-efficient" and step >= config.gate_start:
+                batch = collector.predict_first(gate_audit, cutoff_audit)
+            elif config.dynamic_sampling:
+                batch = collector.sample_dynamically()
+            else:
+                batch = collector.solve_all(gate_audit)
         generate_seconds = time.perf_counter() - started
 
         # 2. Reward solutions for being right, and predictions for agreeing with the solutions.
-        correct = [grade(text, batch[row // config.group_size].answer) for row, text in enumerate(solutions.texts)]
-        aligned = self_alignment(batch, solutions, correct, metas, config) if metas else []
+        rewards = torch.tensor(batch.correct, dtype=torch.float)
+        aligned = self_alignment(batch, config) if batch.metas else []
 
         # 3. Compare within each path's own groups, and take one GRPO step on both together.
-        rewards = {"solution": torch.tensor(correct, dtype=torch.float)}
-        advantages = [group_advantages(rewards["solution"], config.group_size)]
-        if metas:
-            rewards["meta"] = torch.tensor([sum(terms.values()) / 3 for terms in aligned])
-            advantages.append(group_advantages(rewards["meta"], config.meta_group_size))
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        rollouts = concat([solutions, metas]) if metas else solutions
-        metrics = update(policy, reference, optimizer, rollouts, torch.cat(advantages), config)
+        advantages = group_advantages(rewards, config.group_size, ~batch.cut if config.mask_cut else None)
+        rollouts, scores = batch.solutions, meta_scores(aligned, config)
+        if batch.metas:
+            advantages = torch.cat([advantages, group_advantages(scores, config.meta_group_size)])
+            rollouts = concat([batch.solutions, batch.metas])
+        metrics = update(policy, reference, optimizer, rollouts, advantages, config,
+                         weight=config.problems_per_step / len(batch.problems))
+        if config.clone:
+            experts += find_experts(tokenizer, batch, aligned, config)
+            if len(experts) >= config.clone_size:
+                metrics["clone/loss"] = imitate(policy, optimizer, as_rollouts(*zip(*experts), device),
+                                                config.clone_updates, config.clone_learning_rate, config)
+                experts = []
 
         # 4. Report and keep.
-        seconds = time.perf_counter() - started
-        tokens = sum(rollouts.lengths)
-        state = {"step": step + 1, "tokens": state["tokens"] + tokens, "seconds": state["seconds"] + seconds}
-        metrics |= path_metrics(solutions, rewards["solution"], config.group_size, "")
-        if metas:
-            metrics |= path_metrics(metas, rewards["meta"], config.meta_group_size, "meta/")
+        seconds, tokens = time.perf_counter() - started, sum(rollouts.lengths) + batch.wasted
+        state = {"step": step + 1, "position": stream.position, "tokens": state["tokens"] + tokens,
+                 "audit_tokens": state["audit_tokens"] + batch.metrics.get("audit/tokens", 0),
+                 "seconds": state["seconds"] + seconds}
+        metrics |= batch.metrics | path_metrics(batch.solutions, rewards, config.group_size, "")
+        if batch.metas:
+            metrics |= path_metrics(batch.metas, scores, config.meta_group_size, "meta/")
             metrics |= {f"meta/reward/{name}": sum(terms[name] for terms in aligned) / len(aligned)
                         for name in aligned[0]}
         if held_out and config.eval_every and (step + 1) % config.eval_every == 0 and step + 1 < config.steps:
             metrics |= {f"eval/{name}": value for name, value in summarise(examine("held-out problems")).items()}
-        metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "tokens_total": state["tokens"],
+        metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "tokens_wasted": batch.wasted,
+                    "tokens_total": state["tokens"], "tokens_audit_total": state["audit_tokens"],
                     "tokens_per_second": tokens / seconds, "seconds": seconds, "seconds/generate": generate_seconds,
                     "seconds_total": state["seconds"]}
         run.append("metrics.jsonl", {"step": step} | metrics)
@@ -123,7 +145,8 @@ def train(config):
                             f"{tokens / seconds:,.0f} tokens/s", refresh=False)
         bar.update()
         if config.show_every and step % config.show_every == 0:
-            row = {"step": step} | one_of_each(batch, solutions, correct, metas, aligned)
+            row = {"step": step} | one_of_each(
+                batch.problems, batch.solutions, batch.correct, batch.metas, aligned)
             run.append("rollouts.jsonl", row)
             print_rollouts(row, bar)
         if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
@@ -147,90 +170,41 @@ def train(config):
 
 # --- The parts of a step ----------------------------------------------------------------------------------
 
-def roll_out(policy, tokenizer, problems, path, config):
-    """Sample each problem's group on one path ("solution" or "meta"): Rollouts of N * G or N * M rows."""
-    solving = path == "solution"
-    size, budget = ((config.group_size, config.max_new_tokens) if solving
-                    else (config.meta_group_size, config.max_meta_tokens))
-    prompts = [encode(tokenizer, solution_messages(problem.text) if solving
-                      else meta_messages(problem.text, config.max_new_tokens), config.thinking)
-               for problem in problems]
-    return generate(policy, tokenizer, [prompt for prompt in prompts for _ in range(size)], budget,
-                    config.temperature, max_tokens=config.max_tokens)
-
-
-def self_alignment(problems, solutions, correct, metas, config):
-    """The three rewards of each meta rollout, from the solutions of the same problem: N * M dicts."""
+def self_alignment(batch, config):
+    """The three rewards of each prediction, from the solutions of the same problem: N * M dicts."""
     aligned = []
-    for row, text in enumerate(metas.texts):
+    for row, text in enumerate(batch.metas.texts):
         i = row // config.meta_group_size
         group = slice(i * config.group_size, (i + 1) * config.group_size)
-        aligned.append(meta_rewards(parse_meta(text), problems[i].text, solutions.texts[group],
-                                    solutions.lengths[group], correct[group], config.notion_variant))
+        aligned.append(meta_rewards(parse_meta(text), batch.problems[i].text, batch.solutions.texts[group],
+                                    batch.solutions.lengths[group], batch.correct[group], config.notion_variant))
     return aligned
 
 
-def update(policy, reference, optimizer, rollouts, advantages, config):
-    """The GRPO update on B rollouts with advantages [B]: one optimiser step, unless more are asked for.
+def meta_scores(aligned, config):
+    """What each prediction is trained on, [N * M]: the mean of the three rewards, or a control that is asked for."""
+    if config.meta_reward in ("length", "difficulty", "notion"):
+        return torch.tensor([terms[config.meta_reward] for terms in aligned])
+    scores = torch.tensor([sum(terms.values()) / 3 for terms in aligned])
+    if config.meta_reward == "shuffled":        # the same rewards, handed to the wrong rollouts of the group
+        groups = scores.view(-1, config.meta_group_size)
+        return groups.gather(1, torch.rand(groups.shape).argsort(1)).flatten()
+    return torch.zeros_like(scores) if config.meta_reward == "none" else scores
 
-    Rows of zero advantage have no gradient and are not computed, but they count in the denominator of the loss.
-    Returns the metrics of the update.
-    """
-    device, lengths = policy.device, rollouts.lengths
-    widths = (rollouts.prompt_mask.sum(1) + rollouts.mask.sum(1)).tolist()
 
-    def micro_batches(rows):
-        """Lists of rows of similar length and non-zero advantage, of at most micro_batch_tokens with padding."""
-        batch = []
-        for row in sorted((row for row in rows if advantages[row] != 0), key=lambda row: widths[row]):
-            if batch and (len(batch) + 1) * widths[row] > config.micro_batch_tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
-    def logprobs_of(model, part):
-        with precision(device, config.bf16):
-            return token_logprobs(model, part.prompt_ids, part.prompt_mask, part.completion_ids, part.mask,
-                                  config.temperature)
-
-    @torch.no_grad()
-    def frozen_logprobs(model):
-        result = torch.zeros(rollouts.mask.shape, device=device)
-        for batch in micro_batches(range(len(rollouts))):
-            logprobs, _ = logprobs_of(model, rollouts.select(batch))
-            result[batch, :logprobs.shape[1]] = logprobs
-        return result
-
-    policy.train()
-    updates = config.inner_epochs * config.minibatches
-    old = frozen_logprobs(policy) if updates > 1 else None          # a single update is on policy: the ratio is 1
-    ref = frozen_logprobs(reference) if reference else None
-    sums, loss_sum, norm_sum, tokens = {}, 0.0, 0.0, 0
-    for _ in range(config.inner_epochs):
-        order = torch.randperm(len(rollouts)).tolist()
-        for k in range(config.minibatches):
-            rows = order[k::config.minibatches]
-            total = loss_total([lengths[row] for row in rows], config.aggregation, config.max_new_tokens)
-            for batch in micro_batches(rows):
-                part = rollouts.select(batch)
-                logprobs, entropy = logprobs_of(policy, part)
-                width = logprobs.shape[1]
-                loss, counts = grpo_loss(
-                    logprobs, logprobs.detach() if old is None else old[batch, :width], advantages[batch].to(device),
-                    part.mask, total, config.clip_low, config.clip_high, config.aggregation, config.beta,
-                    None if ref is None else ref[batch, :width])
-                loss.backward()
-                counts["entropy"] = (entropy * part.mask).sum()
-                sums = {name: sums.get(name, 0.0) + count.item() for name, count in counts.items()}
-                loss_sum += loss.item()
-                tokens += int(part.mask.sum())
-            norm_sum += float(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm))
-            optimizer.step()
-            optimizer.zero_grad()
-    return {"loss": loss_sum / updates, "grad_norm": norm_sum / updates,
-            **{name.replace("clip_", "clip_ratio/"): count / max(tokens, 1) for name, count in sums.items()}}
+def find_experts(tokenizer, batch, aligned, config):
+    """The step's experts, as (prompt ids, completion ids); see cloning.py."""
+    found = []
+    for i, problem in enumerate(batch.problems):
+        group = slice(i * config.group_size, (i + 1) * config.group_size)
+        metas = slice(i * config.meta_group_size, (i + 1) * config.meta_group_size)
+        expert = correct_expert([parse_meta(text) for text in batch.metas.texts[metas]],
+                                [terms["notion"] for terms in aligned[metas]],
+                                batch.solutions.lengths[group], batch.correct[group])
+        if expert:
+            prompt = encode(tokenizer, meta_messages(problem.text, config.max_new_tokens), config.thinking)
+            found.append((prompt, expert_ids(tokenizer, expert)))
+    return found
 
 
 def path_metrics(rollouts, rewards, group_size, prefix):

@@ -102,6 +102,19 @@ class Rollouts:
                         mask[:, :right], self.finished[rows], [self.texts[row] for row in rows])
 
 
+    def micro_batches(self, rows, max_tokens):
+        """Lists of `rows` (indices) of similar width, each of at most `max_tokens` tokens with its padding."""
+        widths = (self.prompt_mask.sum(1) + self.mask.sum(1)).tolist()
+        batch = []
+        for row in sorted(rows, key=lambda row: widths[row]):
+            if batch and (len(batch) + 1) * widths[row] > max_tokens:
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+
 def concat(parts):
     """Several Rollouts as one, padded to the widest of them."""
     def stack(name, pad):               # what stands in padding does not matter: the masks are False there
@@ -113,6 +126,19 @@ def concat(parts):
     return Rollouts(stack("prompt_ids", left), stack("prompt_mask", left), stack("completion_ids", right),
                     stack("mask", right), torch.cat([part.finished for part in parts]),
                     [text for part in parts for text in part.texts])
+
+
+def as_rollouts(prompts, completions, device):
+    """Rollouts of given prompts and completions (B lists of token ids each), as if they had been sampled; no texts."""
+    def pad(rows, left):
+        width = max(map(len, rows))
+        ids = torch.tensor([[0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in rows])
+        lengths = torch.tensor([[len(row)] for row in rows])
+        places = torch.arange(width)
+        return ids.to(device), (places >= width - lengths if left else places < lengths).to(device)
+
+    finished = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    return Rollouts(*pad(prompts, True), *pad(completions, False), finished, [""] * len(prompts))
 
 
 def eos_ids(model, tokenizer):
@@ -155,14 +181,14 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
 
     prompts: B lists of token ids; repeat a prompt to get a group. budgets: the most tokens to sample, an
     integer or B of them. max_tokens: B * (P + T) is split into batches of at most this many tokens, to fit
-    memory. Draws from torch's global generator. temperature 0 is greedy. Returns Rollouts of B rows.
+    memory, rows of similar budget together, so that a short one does not wait for long ones. Draws from torch's
+    global generator. temperature 0 is greedy. Returns Rollouts of B rows.
     """
     device, pad = model.device, tokenizer.pad_token_id
     ends = eos_ids(model, tokenizer)
     pad = ends[0] if pad is None else pad
     budgets = [budgets] * len(prompts) if isinstance(budgets, int) else list(budgets)
     width, longest = max(map(len, prompts)), max(budgets)
-    rows_at_once = max(1, (max_tokens or len(prompts) * (width + longest)) // (width + longest))
 
     prompt_ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -171,11 +197,13 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
     sampling = dict(do_sample=True, temperature=temperature, top_p=top_p) if temperature else dict(do_sample=False)
     completion_ids = torch.full((len(prompts), longest), pad, device=device)
     with sampling_mode(model):
-        for start in range(0, len(prompts), rows_at_once):
-            rows = slice(start, start + rows_at_once)
+        left = sorted(range(len(prompts)), key=lambda row: budgets[row])
+        while left:
+            size = max(1, max_tokens // (width + budgets[left[-1]])) if max_tokens else len(left)
+            rows, left = left[-size:], left[:-size]
             config = GenerationConfig(
                 **sampling, top_k=0, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
-                eos_token_id=ends, max_new_tokens=max(budgets[rows]))
+                eos_token_id=ends, max_new_tokens=budgets[rows[-1]])
             sequences = model.generate(
                 input_ids=prompt_ids[rows], attention_mask=prompt_mask[rows].long(), generation_config=config,
                 stopping_criteria=StoppingCriteriaList([RowBudget(width, limits[rows])]))

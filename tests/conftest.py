@@ -1,11 +1,13 @@
 """Fixtures that several test files share: a tiny random Qwen3 with a word-level tokenizer, and modules copied alone."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -52,19 +54,36 @@ def greedy_alone(model, prompt, budget):
     return ids[len(prompt):]
 
 
-def play(model, rows, width):
-    """Make the model say rows[b] to prompts padded to `width`, then 30; returns the batch sizes of calls to come."""
+def rows_of(ids, mask):
+    return [row[keep].tolist() for row, keep in zip(ids, mask)]
+
+
+def sampled(rollouts):
+    return rows_of(rollouts.completion_ids, rollouts.mask)
+
+
+def padded(rows, left):
+    gaps = [max(map(len, rows)) - len(row) for row in rows]
+    ids = [[0] * gap * left + row + [0] * gap * (not left) for gap, row in zip(gaps, rows)]
+    mask = [[False] * gap * left + [True] * len(row) + [False] * gap * (not left) for gap, row in zip(gaps, rows)]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def play(model, says, width):
+    """Make the model say says[k], then 30, to the prompts (padded to `width`) whose last token is k.
+
+    Returns a list that grows with each call of `generate`, by (those k, the number of tokens sampled for each).
+    """
     calls = []
 
-    def hook(module, args, output):
+    def hook(module, args, kwargs, output):
         step = output.past_key_values.get_seq_length() - width
-        if step == 0:
-            calls.append(len(output.logits))
-        for i, row in enumerate(rows[sum(calls[:-1]):sum(calls)]):
-            output.logits[i, -1] = 0.0
-            output.logits[i, -1, row[step] if step < len(row) else 30] = 1e4
+        rows = kwargs["input_ids"][:, -1].tolist() if step == 0 else calls.pop()[0]
+        calls.append((rows, step + 1))
+        for logits, row in zip(output.logits[:, -1], rows):
+            logits.zero_()[says[row][step] if step < len(says[row]) else 30] = 1e4
     model._forward_hooks.clear()
-    model.register_forward_hook(hook)
+    model.register_forward_hook(hook, with_kwargs=True)
     return calls
 
 
@@ -87,6 +106,17 @@ def checkpointed(model):
 def tiny_policy():
     """The factory `make_policy`: tiny_policy(seed=0, template=..., eos=None, **special_tokens) -> model, tokenizer."""
     return make_policy
+
+
+@pytest.fixture
+def transformers_said():
+    """The warnings that transformers logs during the test, those that it gives only once included."""
+    said, handler = [], logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())
+    transformers.logging.warning_once.cache_clear()
+    logging.getLogger("transformers").addHandler(handler)
+    yield said
+    logging.getLogger("transformers").removeHandler(handler)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data import Problem, draw, load_problems
+from data import Problem, ProblemStream, load_problems
 
 ROWS = [
     {"problem": "1 + 1?", "solution": r"It is $\boxed{2}$.", "answer": "3"},                    # the box is the gold
@@ -113,8 +113,8 @@ def test_toy_splits_differ():
 
 
 def test_every_pass_draws_every_problem_once_in_another_order():
-    problems = list(range(10))
-    drawn = [problem for step in range(8) for problem in draw(problems, step * 5, 5, seed=0)]
-    assert all(sorted(drawn[i:i + 10]) == problems for i in range(0, 40, 10))
-    assert drawn[:10] != drawn[10:20] and drawn != draw(problems, 0, 40, seed=1)
-    assert drawn == draw(problems, 0, 40, seed=0) and drawn[7:31] == draw(problems, 7, 24, seed=0)
+    problems, stream = list(range(10)), ProblemStream(list(range(10)), seed=0)
+    drawn = [problem for _ in range(8) for problem in stream.draw(5)]
+    assert all(sorted(drawn[i:i + 10]) == problems for i in range(0, 40, 10)) and stream.position == 40
+    assert drawn[:10] != drawn[10:20] and drawn != ProblemStream(problems, seed=1).draw(40)
+    assert drawn == ProblemStream(problems, 0).draw(40) and drawn[7:31] == ProblemStream(problems, 0, 7).draw(24)

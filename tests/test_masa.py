@@ -13,12 +13,15 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
                           Qwen3Config, Qwen3ForCausalLM)
 
+import collect
 import masa
 import toy
+from collect import Collected
 from config import Config, parse_config
 from data import Problem
 from grpo import group_advantages
 from rollout import concat, generate
+from update import update
 
 ROOT = Path(__file__).parent.parent
 CHAT_TEMPLATE = (
@@ -74,7 +77,7 @@ def problems(tmp_path):
 @pytest.fixture
 def sometimes_right(monkeypatch):
     """A random model is never right; so that groups have variance, a solution is right if its text is even."""
-    monkeypatch.setattr(masa, "grade", lambda text, answer: len(text) % 2 == 0)
+    monkeypatch.setattr(collect, "grade", lambda text, answer: len(text) % 2 == 0)
 
 
 def run(*arguments):
@@ -166,7 +169,7 @@ def test_micro_batches_do_not_change_the_update(tiny_policy, aggregation):
         advantages = group_advantages(torch.tensor([1., 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 0.5, 0, 0, 1]), 4)
         config = Config(micro_batch_tokens=micro_batch_tokens, aggregation=aggregation, max_grad_norm=1e9)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        metrics = masa.update(model, None, optimizer, rollouts, advantages, config)
+        metrics = update(model, None, optimizer, rollouts, advantages, config)
         results.append((metrics, torch.cat([p.detach().flatten() for p in model.parameters()])))
     for metrics, parameters in results[1:]:
         assert metrics == pytest.approx(results[0][0], rel=1e-4, abs=1e-6)
@@ -178,7 +181,7 @@ def test_a_batch_without_variance_leaves_the_weights_alone(tiny_policy):
     model, tokenizer = tiny_policy()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rollouts = generate(model, tokenizer, [[5, 6]] * 4, 5)
-    metrics = masa.update(model, None, torch.optim.AdamW(model.parameters()), rollouts, torch.zeros(4),
+    metrics = update(model, None, torch.optim.AdamW(model.parameters()), rollouts, torch.zeros(4),
                           Config(weight_decay=0.0))
     assert same_weights(before, model.state_dict()) and metrics["loss"] == 0 and metrics["grad_norm"] == 0
 
@@ -191,7 +194,8 @@ def test_meta_rollouts_are_rewarded_by_the_solutions_of_their_own_problem(tiny_p
     solutions.texts[:] = ["by sums", "by sums", "by luck", "by area"]
     metas = generate(model, tokenizer, [[5]] * 6, 3)
     metas.texts[:] = ['{"math_notion": ["sums"], "pass_rate": 8}'] * 3 + ['{"math_notion": ["area"], "pass_rate": 4}'] * 3
-    aligned = masa.self_alignment(problems, solutions, [True, True, False, True], metas, config)
+    batch = Collected(problems, solutions, [True, True, False, True], metas, torch.zeros(4, dtype=torch.bool))
+    aligned = masa.self_alignment(batch, config)
     assert aligned == [{"length": 0.0, "difficulty": 1.0, "notion": 1.0}] * 6
 
 
@@ -231,7 +235,8 @@ def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
     ("--data empty.jsonl", "has no problem that can be trained on"),
     ("--data no_answers.jsonl", "3 rows: no answer"),
     ("--model . --data one.jsonl", "folder without config.json or without weights"),
-    ("--data one.jsonl --eval-problems 0 --model MODEL", "leaves 1 problems to train on"),
+    ("--data one.jsonl --eval-problems 0 --model MODEL --max-prompt-tokens 900 --max-new-tokens 9 --max-meta-tokens 9",
+     "leaves 1 problems to train on"),
     ("--data one.jsonl --model MODEL --max-new-tokens 2000 --max-prompt-tokens 1000", "reads at most 1024 tokens"),
     ("--device tpu --data one.jsonl", "--device tpu is not available"),
     ("--resume", "holds no run to resume"),

@@ -136,7 +136,13 @@ def test_hostile_text_is_no_prediction_and_costs_no_time(text):
     assert time.perf_counter() - start < 3
 
 
-def test_a_prediction_after_a_megabyte_is_found():
+def test_format_by_hand():
+    assert format_meta(MetaPrediction(("a", "b"), 5, 40, "<meta>é</meta>\n")) == "<meta>é</meta>\n" + FULL
+    assert format_meta(MetaPrediction(("é",))) == '{"math_notion": ["é"], "pass_rate": null, "solution_length": null}'
+
+
+def test_a_prediction_after_a_megabyte_is_found_a_notion_is_not():
+    assert notion_reward(["lemma"], "How?", ["x " * 250_000 + "lemma"], [1]) == 0
     assert fields("{x} " * 250_000 + FULL) == (("a", "b"), 5, 40)
     assert len(parse_meta("{x} " * 250_000 + FULL).reasoning) == 10**6
 

@@ -1,32 +1,15 @@
 """Tests of rollout.py on a tiny random Qwen3, against one-row loops without cache, padding or `generate`."""
 
-import logging
-import warnings
-
 import pytest
 import torch
-from transformers import GenerationConfig, logging as transformers_logging
+from transformers import GenerationConfig
 
 import grpo
-from conftest import BOS, END, PAD, START, checkpointed, chi_square_fits, greedy_alone, play
-from rollout import concat, encode, eos_ids, generate, hint_messages, meta_messages, solution_messages
+from conftest import BOS, END, PAD, START, checkpointed, chi_square_fits, greedy_alone, play, rows_of, sampled
+from rollout import as_rollouts, concat, encode, eos_ids, generate, hint_messages, meta_messages, solution_messages
 
 PROMPTS = [[10, 11, 12], [13, 14, 15, 16, 17, 18, 19], [20]]
-
-
-@pytest.fixture(autouse=True)
-def warnings_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
-def rows_of(ids, mask):
-    return [row[keep].tolist() for row, keep in zip(ids, mask)]
-
-
-def sampled(rollouts):
-    return rows_of(rollouts.completion_ids, rollouts.mask)
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -45,17 +28,12 @@ def test_gradient_checkpointing_and_padding_change_no_token_and_the_mode_is_put_
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7, 1.0])
-def test_generate_logs_no_warning(tiny_policy, temperature):
-    said, handler, logger = [], logging.Handler(logging.WARNING), logging.getLogger("transformers")
-    handler.emit = said.append
-    transformers_logging.warning_once.cache_clear()                     # what was said before counts again
-    logger.addHandler(handler)
+def test_generate_logs_no_warning(tiny_policy, transformers_said, temperature):
     for pad in (PAD, END, None):
         model, tokenizer = tiny_policy()
         tokenizer.pad_token = pad
         generate(checkpointed(model).train(), tokenizer, PROMPTS, [2, 9, 5], temperature)
-    logger.removeHandler(handler)
-    assert [record.getMessage() for record in said] == []
+    assert transformers_said == []
 
 
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 1.0), (1.0, 0.5)])
@@ -90,8 +68,8 @@ def test_ends(tiny_policy, pad):
              ([0, 0, 21, 0, 3], 5, True), ([0] * 5, 5, False), ([4, 1, 2, 3], 4, True)]
     model, tokenizer = tiny_policy(eos=[40, 3])
     tokenizer.pad_token = pad
-    play(model, [row for row, *_ in cases], 2)
-    rollouts = generate(model, tokenizer, [[10, 11]] * len(cases), 5)
+    play(model, {30 + i: row for i, (row, *_) in enumerate(cases)}, 2)
+    rollouts = generate(model, tokenizer, [[10, 30 + i] for i in range(len(cases))], 5)
     assert sampled(rollouts) == [row[:length] for row, length, _ in cases]
     assert rollouts.lengths == [length for _, length, _ in cases]
     assert rollouts.finished.tolist() == [finished for *_, finished in cases]
@@ -104,17 +82,25 @@ def test_the_tokenizer_and_the_checkpoint_name_the_ends(tiny_policy, configured,
     assert eos_ids(model, tokenizer) == ends
 
 
-@pytest.mark.parametrize("most, batches", [(None, [6]), (27, [3, 3]), (26, [2, 2, 2]), (45, [5, 1]), (1, [1] * 6)])
-def test_budgets_and_splits(tiny_policy, most, batches):
-    """A row takes 3 + 6 tokens. Each row keeps to its own budget, and no split loses one."""
-    model, tokenizer = tiny_policy()
-    calls = play(model, [[20] * 6, [21] * 6, [22] * 6, [23, 23, 3], [24, 24, 24, 3], [25, 3]], 3)
-    rollouts = generate(model, tokenizer, [[10, 11, 12], [13], [14, 15]] * 2, [1, 6, 2, 3, 3, 5], max_tokens=most)
-    assert calls == batches
-    assert sampled(rollouts) == [[20], [21] * 6, [22] * 2, [23, 23, 3], [24] * 3, [25, 3]]
+@pytest.mark.parametrize("pad", [PAD, END])
+@pytest.mark.parametrize("most, calls_at_most", [(None, 1), (27, 2), (26, 3), (45, 2), (1, 6)])
+def test_budgets_and_splits(tiny_policy, most, calls_at_most, pad):
+    """The prompts take 3 tokens. A row keeps to its budget, no split loses one, and nothing is sampled in vain."""
+    model, tokenizer = tiny_policy(eos=[3, 40])
+    tokenizer.pad_token = pad
+    prompts, budgets = [[10, 11, 12], [13], [14, 15], [16, 16, 16], [17, 17], [18]], [1, 6, 2, 3, 3, 5]
+    says = {12: [20] * 6, 13: [21] * 6, 15: [22] * 6, 16: [23, 23, 3], 17: [24, 24, 24, 3], 18: [25, 40]}
+    calls = play(model, says, 3)
+    rollouts = generate(model, tokenizer, prompts, budgets, max_tokens=most)
+    assert sampled(rollouts) == [[20], [21] * 6, [22] * 2, [23, 23, 3], [24] * 3, [25, 40]]
     assert rollouts.finished.tolist() == [False, False, False, True, False, True]
-    assert rollouts.prompt_mask.tolist() == [[True] * 3, [False, False, True], [False, True, True]] * 2
-    assert rows_of(rollouts.prompt_ids, rollouts.prompt_mask) == [[10, 11, 12], [13], [14, 15]] * 2
+    assert rollouts.prompt_mask.tolist() == [[i >= 3 - len(prompt) for i in range(3)] for prompt in prompts]
+    assert rows_of(rollouts.prompt_ids, rollouts.prompt_mask) == prompts
+    assert sorted(key for keys, _ in calls for key in keys) == list(says) and len(calls) <= calls_at_most
+    for keys, tokens in calls:
+        rows = [list(says).index(key) for key in keys]
+        assert tokens == max(rollouts.lengths[row] for row in rows)
+        assert most is None or len(rows) == 1 or len(rows) * (3 + max(budgets[row] for row in rows)) <= most
 
 
 def test_edges(tiny_policy):
@@ -128,8 +114,8 @@ def test_edges(tiny_policy):
 def test_ids_are_kept_and_texts_are_without_special_tokens(tiny_policy):
     model, tokenizer = tiny_policy()
     says = [[59, 2, 11, 4, 3], [11, 12, 3], [3]]                        # 59 reads "w1 w2", as 11 and 12 do
-    play(model, says, 1)
-    rollouts = generate(model, tokenizer, [[10]] * 3, 5)
+    play(model, dict(enumerate(says, 30)), 1)
+    rollouts = generate(model, tokenizer, [[30], [31], [32]], 5)
     assert sampled(rollouts) == says and rollouts.lengths == [5, 3, 1]
     assert rollouts.texts == ["w1 w2 w1", "w1 w2", ""]
 
@@ -157,9 +143,9 @@ def test_concat_and_select_keep_rows_aligned(tiny_policy):
     model, tokenizer = tiny_policy()
     says = [[21, 3], [22] * 4, [23, 23, 3], [24] * 7]
     prompts = [[10, 11], [12], [13, 14, 15, 16], [17]]
-    play(model, says[:2], 2)
+    play(model, dict(zip([11, 12], says)), 2)
     short = generate(model, tokenizer, prompts[:2], 4)
-    play(model, says[2:], 4)
+    play(model, dict(zip([16, 17], says[2:])), 4)
     both = concat([short, generate(model, tokenizer, prompts[2:], 7)])
     assert both.texts == ["w11", "w12 w12 w12 w12", "w13 w13", "w14 w14 w14 w14 w14 w14 w14"]
     assert both.prompt_ids.shape == (4, 4) and both.mask.shape == (4, 7)
@@ -171,6 +157,19 @@ def test_concat_and_select_keep_rows_aligned(tiny_policy):
         if rows:                        # no column that only others used; prompts end where completions begin
             assert part.prompt_mask.any(0).all() and part.mask.any(0).all()
             assert part.prompt_mask[:, -1].all() and part.mask[:, 0].all()
+
+
+def test_as_rollouts_and_micro_batches():
+    prompts, completions = [[1], [2, 3], [4, 0], [5, 6, 7], [8]], [[9], [0, 9], [3], [2, 9, 9], [7, 7, 7, 7, 7, 7]]
+    made = as_rollouts(prompts, completions, "cpu")
+    assert rows_of(made.prompt_ids, made.prompt_mask) == prompts and sampled(made) == completions
+    assert made.prompt_mask[:, -1].all() and made.mask[:, 0].all()
+    for rows, most in [(range(5), 99), (range(5), 12), ([4, 3], 14), ([3, 1], 1), ([], 9)]:
+        batches = list(made.micro_batches(rows, most))
+        assert sorted(sum(batches, [])) == sorted(rows) and all(batches) and len(batches) <= (1 if most == 99 else 3)
+        for batch in batches:
+            part = made.select(batch)
+            assert len(batch) == 1 or len(batch) * (part.prompt_ids.shape[1] + part.mask.shape[1]) <= most
 
 
 def test_encode_with_a_chat_template_and_without(tiny_policy):

@@ -1,0 +1,203 @@
+r"""What an evaluation says: figures made from records, with intervals. Numpy only, no model.
+
+A record is what `eval.evaluate` keeps of one problem: its completions, graded, and the meta predictions about
+them. Of n completions, c right, the probability that at least one of k is right is estimated without bias by
+
+    pass@k = 1 - C(n - c, k) / C(n, k) = 1 - prod_{i = n-c+1}^{n} (1 - k/i)
+
+(Chen et al. 2021, arXiv 2107.03374), averaged over problems. Problems are what is sampled from a larger set, so
+intervals come from a bootstrap over problems: the figure of many sets drawn from them with replacement.
+"""
+
+import numpy as np
+
+from gating import precision_recall, should_skip
+from rewards import ATTEMPTS
+
+RESAMPLES = 2000
+TERMS = ("length", "difficulty", "notion")
+
+
+def pass_at_k(n, c, k):
+    """The unbiased estimate of pass@k from n completions, c of them right: a number in [0, 1].
+
+    Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
+
+    >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 2), pass_at_k(4, 3, 2)
+    (0.25, 0.5, 1.0)
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass@{k} of {c} right in {n} is not defined")
+    return 1.0 if n - c < k else float(1 - np.prod(1 - k / np.arange(n - c + 1, n + 1)))
+
+
+def bootstrap(values, statistic=None, resamples=RESAMPLES, seed=0):
+    """The 95 % percentile interval of a statistic (default: the mean) over problems: (low, high), or None.
+
+    values: array [N] or [N, ...], a row for each problem. statistic: from such an array to a number, or None where
+    it is not defined; such resamples are left out. None for fewer than two problems or no defined resample.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return None
+    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    if statistic is None:
+        results = [values[rows].mean() for rows in drawn]
+    else:
+        results = [result for rows in drawn if (result := statistic(values[rows])) is not None]
+    return tuple(float(end) for end in np.percentile(results, [2.5, 97.5])) if results else None
+
+
+# --- Predicted against actual -----------------------------------------------------------------------------
+
+def correctness(record):
+    return [completion["correct"] for completion in record["completions"]]
+
+
+def valid(record, field):
+    """The valid predictions of a record in one field: "notions", "pass_rate" or "solution_length"."""
+    return [p[field] for p in record["predictions"] if p[field] is not None]
+
+
+def awareness(records):
+    """Predicted against actual, per problem: two lists of pairs, for the pass rate and for the length.
+
+    Predicted is the mean of the valid predictions. The actual length is the mean of the correct solutions, which
+    is what the reward is about; problems without a correct solution have none.
+    """
+    rates, lengths = [], []
+    for record in records:
+        rate, length = (valid(record, field) for field in ("pass_rate", "solution_length"))
+        right = [c["length"] for c in record["completions"] if c["correct"]]
+        if rate:
+            rates.append((float(np.mean(rate)) / ATTEMPTS, float(np.mean(correctness(record)))))
+        if length and right:
+            lengths.append((float(np.mean(length)), float(np.mean(right))))
+    return rates, lengths
+
+
+def correlation(pairs):
+    """Pearson's r of a list of pairs; None where it is not defined, as when every prediction is the same."""
+    if len(pairs) < 2 or min(np.std(pairs, axis=0)) < 1e-9:
+        return None
+    return float(np.corrcoef(np.transpose(pairs))[0, 1])
+
+
+def spearman(pairs):
+    """Spearman's rank correlation of a list of pairs: Pearson's r of their ranks, where ties share the mean rank."""
+    return correlation(np.transpose([ranks(column) for column in np.transpose(pairs)])) if len(pairs) else None
+
+
+def ranks(values):
+    """The rank of each of N values, from 1; equal values share the mean of their ranks.
+
+    >>> ranks([10, 30, 10, 20]).tolist()
+    [1.5, 4.0, 1.5, 3.0]
+    """
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def calibration(records):
+    """How often problems are solved about which the same pass rate was predicted, and the mean gap.
+
+    Returns (cells, error): cells is a list of (predicted rate, actual rate, number of predictions), one for each
+    of 0/8 to 8/8 that was predicted; error = sum of number * |predicted - actual| / all predictions, or None.
+    """
+    actual = {}
+    for record in records:
+        for prediction in valid(record, "pass_rate"):
+            actual.setdefault(prediction, []).append(np.mean(correctness(record)))
+    cells = [(p / ATTEMPTS, float(np.mean(rates)), len(rates)) for p, rates in sorted(actual.items())]
+    total = sum(count for *_, count in cells)
+    return cells, sum(count * abs(p - a) for p, a, count in cells) / total if total else None
+
+
+def in_range(records):
+    """The share of valid length predictions within the lengths of correct solutions, where there are any, or None."""
+    hits = []
+    for record in records:
+        right = [c["length"] for c in record["completions"] if c["correct"]]
+        hits += [min(right) <= length <= max(right) for length in valid(record, "solution_length") if right]
+    return float(np.mean(hits)) if hits else None
+
+
+# --- All figures of an evaluation -------------------------------------------------------------------------
+
+def sizes(records):
+    """The k of pass@k that are reported: powers of two up to the number of completions, and that number."""
+    n = min(len(record["completions"]) for record in records)
+    return sorted({*(2 ** i for i in range(1, n.bit_length()) if 2 ** i <= n), *([n] if n > 1 else [])})
+
+
+def per_problem(records):
+    """Figures that are means over problems: {name: array [N]}; nan where a problem has none."""
+    values = {"accuracy": [np.mean(correctness(record)) for record in records]}
+    for k in sizes(records):
+        values[f"pass@{k}"] = [pass_at_k(len(r["completions"]), sum(correctness(r)), k) for r in records]
+    values["completions/mean_length"] = [np.mean([c["length"] for c in r["completions"]]) for r in records]
+    values["completions/clipped_ratio"] = [np.mean([not c["finished"] for c in r["completions"]]) for r in records]
+    if all("hinted" in record for record in records):
+        values["hints/accuracy"] = [np.mean([c["correct"] for c in record["hinted"]]) for record in records]
+        values["hints/gain"] = np.subtract(values["hints/accuracy"], values["accuracy"])
+        values["hints/mean_length"] = [np.mean([c["length"] for c in record["hinted"]]) for record in records]
+    if all(record["predictions"] for record in records):
+        for name in TERMS:
+            values[f"meta/reward/{name}"] = [np.mean([p["rewards"][name] for p in r["predictions"]]) for r in records]
+        values["meta/reward"] = np.mean([values[f"meta/reward/{name}"] for name in TERMS], axis=0)
+        values["meta/completions/mean_length"] = [np.mean([p["length"] for p in r["predictions"]]) for r in records]
+        for field in ("notions", "pass_rate", "solution_length"):
+            values[f"meta/valid/{field}"] = [len(valid(r, field)) / len(r["predictions"]) for r in records]
+    return {name: np.asarray(column, dtype=float) for name, column in values.items()}
+
+
+def summarise(records):
+    """The figures of an evaluation, of one record or more: names as in metrics.jsonl, plain numbers or None."""
+    values = per_problem(records)
+    summary = {name: float(column.mean()) for name, column in values.items()}
+    accuracy = values["accuracy"]
+    levels = {"accuracy": summary.pop("accuracy")}
+    for level in dict.fromkeys(record["level"] for record in records):
+        levels[f"accuracy/{level or 'all'}"] = float(accuracy[[r["level"] == level for r in records]].mean())
+    summary = levels | summary | {"frac_always_right": float((accuracy == 1).mean()),
+                                  "frac_never_right": float((accuracy == 0).mean())}
+    if "meta/reward" in values:
+        pass_rates, lengths = awareness(records)
+        for name, pairs in (("pass_rate", pass_rates), ("length", lengths)):
+            summary[f"meta/correlation/{name}"] = correlation(pairs)
+            summary[f"meta/spearman/{name}"] = spearman(pairs)
+            summary[f"meta/error/{name}"] = float(np.mean([abs(p - a) for p, a in pairs])) if pairs else None
+        summary["meta/error/calibration"] = calibration(records)[1]
+        summary["meta/length_in_range"] = in_range(records)
+        gates = [should_skip([p / ATTEMPTS for p in valid(record, "pass_rate")]) for record in records]
+        gating = precision_recall(gates, [rate in (0, 1) for rate in accuracy])
+        summary |= {f"meta/gating/{name}": value for name, value in gating.items()}
+    return summary
+
+
+def intervals(records):
+    """95 % intervals over problems for the figures of `summarise` that have one: {name: (low, high) or None}."""
+    ends = {name: bootstrap(column) for name, column in per_problem(records).items()}
+    for name, pairs in zip(("pass_rate", "length"), awareness(records)):
+        ends[f"meta/correlation/{name}"] = bootstrap(pairs, correlation)
+    return ends
+
+
+def difference(before, after):
+    """The paired difference after - before of two evaluations of the same problems: {name: (mean, interval)}.
+
+    Problems are paired by id, and one bootstrap draws both members of a pair, so that what makes a problem hard
+    for both cancels out. Raises ValueError with one line if they are not the same problems.
+    """
+    first, second = ({record["id"]: record for record in records} for records in (before, after))
+    if len(first) < len(before) or len(second) < len(after):
+        raise ValueError("several problems have the same id")
+    if first.keys() != second.keys():
+        raise ValueError(f"these are not the same problems: {len(first.keys() - second.keys())} are only in the "
+                         f"first and {len(second.keys() - first.keys())} only in the second")
+    changed = [name for name in first if any(first[name][key] != second[name][key] for key in ("problem", "answer"))]
+    if changed:
+        raise ValueError(f"problem {changed[0]} has another text or answer in the second")
+    ours, theirs = per_problem(before), per_problem([second[record["id"]] for record in before])
+    pairs = {name: theirs[name] - ours[name] for name in ours if name in theirs}
+    return {name: (float(column.mean()), bootstrap(column)) for name, column in pairs.items()}

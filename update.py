@@ -1,0 +1,96 @@
+"""One GRPO update on a batch of rollouts: micro-batches, optimiser steps, and what is logged of them."""
+
+import math
+
+import torch
+
+from grpo import grpo_loss, loss_total, token_logprobs
+from policy import precision
+
+
+def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.0):
+    """Train `policy` on B Rollouts with advantages [B]; `reference` is needed for config.beta > 0.
+
+    One optimiser step, unless config.inner_epochs or config.minibatches ask for more. Rows of zero advantage have
+    no gradient and are not computed, but they count in the denominator of the loss, which `weight` multiplies: a
+    batch of which a part was skipped weighs as if that part had been there with zero advantages. If a gradient
+    is not finite the step is left out, and grad_norm says so. Returns the metrics of the update.
+    """
+    device, lengths = policy.device, rollouts.lengths
+    policy.train()
+    updates = config.inner_epochs * config.minibatches
+    active = [row for row in range(len(rollouts)) if advantages[row] != 0]
+    old = ref = None
+    if updates > 1:                                             # a single update is on policy: the ratio is 1
+        old = frozen_logprobs(policy, rollouts, active, config)
+    if config.beta:
+        ref = frozen_logprobs(reference, rollouts, active, config)
+    sums, loss_sum, norm_sum, tokens = {}, 0.0, 0.0, 0
+    for _ in range(config.inner_epochs):
+        order = torch.randperm(len(rollouts)).tolist()
+        for k in range(config.minibatches):
+            rows = order[k::config.minibatches]
+            total = weight * loss_total([lengths[row] for row in rows], config.aggregation, config.max_new_tokens)
+            for batch in rollouts.micro_batches(set(rows) & set(active), config.micro_batch_tokens):
+                part = rollouts.select(batch)
+                logprobs, entropy = logprobs_of(policy, part, config)
+                width = logprobs.shape[1]
+                loss, counts = grpo_loss(
+                    logprobs, logprobs.detach() if old is None else old[batch, :width], advantages[batch].to(device),
+                    part.mask, total, config.clip_low, config.clip_high, config.aggregation, config.beta,
+                    None if ref is None else ref[batch, :width])
+                loss.backward()
+                counts["entropy"] = (entropy * part.mask).sum()
+                sums = {name: sums.get(name, 0.0) + count.item() for name, count in counts.items()}
+                loss_sum += loss.item()
+                tokens += int(part.mask.sum())
+            norm_sum += apply_gradients(policy, optimizer, config.max_grad_norm)
+    return {"loss": loss_sum / updates, "grad_norm": norm_sum / updates,
+            **{name.replace("clip_", "clip_ratio/"): count / max(tokens, 1) for name, count in sums.items()}}
+
+
+def imitate(policy, optimizer, rollouts, updates, learning_rate, config):
+    """Supervised updates on B Rollouts, each on all of them: the mean loss per token (nats) before the last one.
+
+    The optimiser is the policy's, with a learning rate of its own.
+    """
+    policy.train()
+    tokens = int(rollouts.mask.sum())
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    for _ in range(updates):
+        loss_sum = 0.0
+        for batch in rollouts.micro_batches(range(len(rollouts)), config.micro_batch_tokens):
+            part = rollouts.select(batch)
+            logprobs, _ = logprobs_of(policy, part, config)
+            loss = -(logprobs * part.mask).sum() / tokens
+            loss.backward()
+            loss_sum += loss.item()
+        apply_gradients(policy, optimizer, config.max_grad_norm)
+    return loss_sum
+
+
+def logprobs_of(model, part, config):
+    """`token_logprobs` of some Rollouts in the precision of the run."""
+    with precision(model.device, config.bf16):
+        return token_logprobs(model, part.prompt_ids, part.prompt_mask, part.completion_ids, part.mask,
+                              config.temperature)
+
+
+@torch.no_grad()
+def frozen_logprobs(model, rollouts, rows, config):
+    """The log-probabilities of some rows before the update, [B, T]; zero in the others."""
+    result = torch.zeros(rollouts.mask.shape, device=model.device)
+    for batch in rollouts.micro_batches(rows, config.micro_batch_tokens):
+        logprobs, _ = logprobs_of(model, rollouts.select(batch), config)
+        result[batch, :logprobs.shape[1]] = logprobs
+    return result
+
+
+def apply_gradients(policy, optimizer, max_grad_norm):
+    """Clip, take an optimiser step unless a gradient is not finite, clear. Returns the norm before clipping."""
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
