@@ -10,8 +10,6 @@ cards; a set whose columns are others is refused with a line that names what was
 Benchmarks of code execute what the model writes, in `sandbox.passes`, and only if that is allowed.
 """
 
-import json
-import math
 import random
 import re
 from collections.abc import Callable
@@ -58,7 +56,7 @@ def columns(question, answer, level=None):
             raise Unusable("needs a picture")
         value = row[answer]
         value = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-        return row[question], value.strip().strip("$"), str(row.get(level) or "")
+        return row[question], value.strip(), str(row.get(level) or "")
     return read
 
 
@@ -214,13 +212,13 @@ def load_benchmark(name, limit=None, allow_code_execution=False):
                          "--allow-code-execution")
     if name == "toy":
         return benchmark, load_problems(name, "test", limit or TOY_PROBLEMS)
-    if name in BENCHMARKS:
-        problems = read_rows(name, benchmark, fetch(name, benchmark, file))
-    elif suffix in READERS and "options" in ((rows := read_file(Path(name))) or [{}])[0]:
+    rows = fetch(name, benchmark, file) if name in BENCHMARKS else read_file(Path(name)) if suffix in READERS else []
+    if rows and "options" in rows[0] and (benchmark is PLAIN or benchmark.grade is grade_letter):
         benchmark = BENCHMARKS["logic"]
-        problems = read_rows(Path(name).stem, benchmark, rows)
-    else:
+    if benchmark is PLAIN:
         problems = load_problems(name, "test")
+    else:
+        problems = read_rows(Path(name).stem, benchmark, rows)
     if limit and limit < len(problems):
         problems = random.Random(0).sample(problems, limit)
     return benchmark, problems

@@ -1,101 +1,272 @@
-"""How well does a policy solve, and how well does it know how well it solves?
+r"""How well does a policy solve, and how well does it know how well it solves?
 
-`evaluate` samples n solutions and m meta predictions for each problem and keeps everything in records, one per
-problem; `summarise` turns records into figures.
+    python eval.py --model runs/toy-masa/checkpoint                                         on the built-in problems
+    python eval.py --model Qwen/Qwen3-1.7B --data math500,aime24,amc23 --samples 32         on benchmarks
+    python eval.py --model runs/toy-masa/checkpoint --hints                                 does it help itself?
+    python eval.py --compare runs/toy-masa/before.json runs/toy-masa/after.json             paired differences
+
+`evaluate` samples n solutions and M meta predictions of each problem, grades them, and keeps everything in records,
+one per problem; metrics.py turns records into figures. The command line stores each batch as soon as it is
+done: the same command goes on where it was interrupted, and draws what it would have drawn.
 """
 
+import os
 import sys
 
-import numpy as np
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # a waiting thread must not spin on a core that others need
+
+import dataclasses
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional
+from zlib import crc32
+
+import torch
 from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser
 
-from grader import grade
-from rewards import ATTEMPTS, meta_rewards, parse_meta
-from rollout import encode, generate, meta_messages, solution_messages
+from benchmarks import BENCHMARKS, PLAIN, load_benchmark
+from config import flag, refuse
+from metrics import awareness, correlation, summarise       # noqa: F401, others import them from here
+from policy import load_policy, pick_device
+from results import Results, fingerprint, read_results
+from rewards import meta_rewards, parse_meta
+from rollout import SOLUTION, encode, generate, hint_messages, meta_messages
 
+LARGE = 1e9                     # parameters, from which on a CPU is no use
+FREE = {"device", "max_tokens", "output", "compare", "allow_code_execution", "trust_remote_code"}   # may change
+
+
+@dataclass
+class EvalConfig:
+    model: str = flag("toy", "the policy: toy (built in), a folder such as runs/toy-masa/checkpoint, or a hub id")
+    data: str = flag("toy", "problems, separated by commas: toy, benchmarks (README.md lists them), NAME=FILE for a "
+                     "local copy of one, other files, or dataset ids of the hub")
+    samples: int = flag(8, "n, solutions per problem; the paper has 32")
+    metas: int = flag(8, "M, meta predictions per problem; 0 for none")
+    hints: bool = flag(False, "solve also with predicted notions in the prompt, and report the paired difference")
+    temperature: float = flag(0.6, "of sampling; 0 takes the likeliest token")
+    top_p: float = flag(1.0, "probability of the tokens that are sampled from")
+    max_new_tokens: Optional[int] = flag(None, "budget of a solution; by default 96 for toy, 3072 for all else")
+    max_meta_tokens: Optional[int] = flag(None, "budget of a meta prediction; by default 32 for toy, 768 for all else")
+    limit: Optional[int] = flag(None, "problems of each set, a sample that is always the same; by default all, or 200 toy")
+    seed: int = flag(0, "of sampling")
+    thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
+    output: Optional[str] = flag(None, "the .json file to write; by default runs/eval/MODEL-DATA.json")
+    compare: Optional[List[str]] = flag(None, "no sampling: compare result files, each with the first one")
+    allow_code_execution: bool = flag(False, "allow benchmarks that execute code which the model writes")
+    device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
+    bf16: Optional[bool] = flag(None, "weights in bfloat16; by default on cuda")
+    max_tokens: int = flag(65_536, "tokens that are generated at once; less needs less memory")
+    trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
+
+    def check(self):
+        """Raises ValueError with one line if a value makes no sense."""
+        least = {"samples": 1, "metas": int(self.hints), "max_new_tokens": 1, "max_meta_tokens": 1, "limit": 1, "seed": 0,
+                 "max_tokens": 1, "temperature": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value < float("inf"):
+                raise ValueError(f"--{name.replace('_', '-')} is {value}, it must be at least {low}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"--top-p is {self.top_p}, it must be above 0 and at most 1")
+        if self.compare and len(self.compare) < 2:
+            raise ValueError("--compare takes two result files or more")
+
+
+# --- Sampling and grading ---------------------------------------------------------------------------------
 
 def evaluate(model, tokenizer, problems, samples=8, metas=8, budget=96, meta_budget=32, temperature=1.0, top_p=1.0,
-             thinking=False, max_tokens=65_536, description="evaluation"):
+             thinking=False, max_tokens=65_536, description="evaluation", benchmark=PLAIN, hints=False, seed=None,
+             done=(), keep=None):
     """Sample `samples` solutions and `metas` meta predictions for each Problem; returns a record for each.
 
-    budget, meta_budget: tokens. max_tokens: how many tokens are generated at once. A record is a dict that JSON
-    can hold: id, level, problem, answer; completions: dicts of text, length (tokens), finished, correct;
-    predictions: dicts of text, length, notions, pass_rate, solution_length, rewards.
+    budget, meta_budget: tokens. max_tokens: how many tokens are generated at once. benchmark: how to ask and to
+    grade. hints: solve a second time, solution i with the notions of prediction i (in turn) in its prompt. seed:
+    makes each batch depend on nothing but it and the batch; None draws from torch's global generator. done: the
+    records of the first problems, from a run that was interrupted between batches; keep: called with those of
+    each batch. A record is a dict that JSON can hold: id, level, problem, answer; completions (and hinted): dicts
+    of text, length (tokens), finished, correct; predictions: dicts of text, length, notions, pass_rate,
+    solution_length, rewards.
     """
-    records = []
-    per_batch = max(1, max_tokens // ((samples + metas) * (budget + 128)))
-    bar = tqdm(total=len(problems), desc=description, unit="problem", file=sys.stdout, dynamic_ncols=True, leave=False)
-    for start in range(0, len(problems), per_batch):
-        batch = problems[start:start + per_batch]
-        prompts = [encode(tokenizer, solution_messages(p.text), thinking) for p in batch for _ in range(samples)]
-        solutions = generate(model, tokenizer, prompts, budget, temperature, top_p, max_tokens)
-        prompts = [encode(tokenizer, meta_messages(p.text, budget), thinking) for p in batch for _ in range(metas)]
-        predicted = generate(model, tokenizer, prompts, meta_budget, temperature, top_p, max_tokens) if metas else None
-        for i, problem in enumerate(batch):
-            rows = range(i * samples, (i + 1) * samples)
-            completions = [{"text": solutions.texts[row], "length": solutions.lengths[row],
-                            "finished": bool(solutions.finished[row]),
-                            "correct": grade(solutions.texts[row], problem.answer)} for row in rows]
-            texts, lengths, correct = ([c[key] for c in completions] for key in ("text", "length", "correct"))
-            predictions = []
-            for row in range(i * metas, (i + 1) * metas):
-                p = parse_meta(predicted.texts[row])
-                predictions.append({
-                    "text": predicted.texts[row], "length": predicted.lengths[row], "notions": p.notions,
-                    "pass_rate": p.pass_rate, "solution_length": p.solution_length,
-                    "rewards": meta_rewards(p, problem.text, texts, lengths, correct)})
-            records.append({"id": problem.id, "level": problem.level, "problem": problem.text,
-                            "answer": problem.answer, "completions": completions, "predictions": predictions})
-            bar.update()
-    bar.close()
+    records, rows = list(done), samples * (1 + hints) + metas
+    per_batch = max(1, max_tokens // (rows * (budget + 128)))
+
+    def sample(chats, budget):
+        """A completion of each chat, as a dict."""
+        rollouts = generate(model, tokenizer, [encode(tokenizer, chat, thinking) for chat in chats], budget, temperature,
+                            top_p, max_tokens)
+        return [{"text": text, "length": length, "finished": finished} for text, length, finished
+                in zip(rollouts.texts, rollouts.lengths, rollouts.finished.tolist())]
+
+    def solve(batch, notions):
+        """`samples` graded solutions of each problem; notions(i, j): what problem i's solution j is told."""
+        places = [(i, j) for i in range(len(batch)) for j in range(samples)]
+        graded = sample([ask(benchmark, batch[i].text, notions(i, j)) for i, j in places], budget)
+        for (i, _), completion in zip(places, graded):
+            completion["correct"] = benchmark.grade(completion["text"], batch[i])
+        return [graded[i * samples:(i + 1) * samples] for i in range(len(batch))]
+
+    with tqdm(total=len(problems), initial=len(records), desc=description, unit="problem", file=sys.stdout,
+              dynamic_ncols=True, leave=False) as bar:
+        while len(records) < len(problems):
+            batch = problems[len(records):len(records) + per_batch]
+            if seed is not None:
+                torch.manual_seed(crc32(f"{seed} {batch[0].id} {batch[0].text}".encode()))
+            solutions = solve(batch, lambda i, j: [])
+            predicted = sample([meta_messages(p.text, budget) for p in batch for _ in range(metas)],
+                               meta_budget) if metas else []
+            new = []
+            for i, problem in enumerate(batch):
+                texts, lengths, correct = ([c[key] for c in solutions[i]] for key in ("text", "length", "correct"))
+                predictions = []
+                for prediction in predicted[i * metas:(i + 1) * metas]:
+                    p = parse_meta(prediction["text"])
+                    predictions.append({
+                        "text": prediction["text"], "length": prediction["length"], "pass_rate": p.pass_rate,
+                        "notions": None if p.notions is None else list(p.notions), "solution_length": p.solution_length,
+                        "rewards": meta_rewards(p, problem.text, texts, lengths, correct)})
+                new.append({"id": problem.id, "level": problem.level, "problem": problem.text, "answer": problem.answer,
+                            "completions": solutions[i], "predictions": predictions})
+            if hints:
+                hinted = solve(batch, lambda i, j: hintable(new[i]["predictions"][j % metas]["notions"], tokenizer))
+                for record, completions in zip(new, hinted):
+                    record["hinted"] = completions
+            records += new
+            if keep:
+                keep(new)
+            bar.update(len(new))
     return records
 
 
-def awareness(records):
-    """Predicted against actual, per problem: two lists of pairs, for the pass rate and for the length.
-
-    Predicted is the mean of the valid predictions. The actual length is the mean of the correct solutions, which
-    is what the reward is about; problems without a correct solution have none.
-    """
-    rates, lengths = [], []
-    for record in records:
-        correct = [c["correct"] for c in record["completions"]]
-        rate = [p["pass_rate"] / ATTEMPTS for p in record["predictions"] if p["pass_rate"] is not None]
-        length = [p["solution_length"] for p in record["predictions"] if p["solution_length"] is not None]
-        right = [c["length"] for c in record["completions"] if c["correct"]]
-        if rate:
-            rates.append((float(np.mean(rate)), float(np.mean(correct))))
-        if length and right:
-            lengths.append((float(np.mean(length)), float(np.mean(right))))
-    return rates, lengths
+def ask(benchmark, text, notions):
+    """The chat that asks for a solution in the way of this benchmark, with predicted notions if there are any."""
+    *before, last = hint_messages(text, notions)
+    return [*before, last | {"content": last["content"].removesuffix(SOLUTION) + benchmark.instruction}]
 
 
-def correlation(pairs):
-    """Pearson's r of a list of pairs; None where it is not defined, as when every prediction is the same."""
-    if len(pairs) < 2 or min(np.std(pairs, axis=0)) < 1e-9:
-        return None
-    return float(np.corrcoef(np.transpose(pairs))[0, 1])
+def hintable(notions, tokenizer):
+    """Predicted notions as they may stand in a prompt: on one line, and without the tokenizer's control tokens."""
+    lines = [" ".join(notion.split()) for notion in notions or []]
+    return [line for line in lines if line and not any(token in line for token in tokenizer.all_special_tokens)]
 
 
-def summarise(records):
-    """The figures of an evaluation: names as in metrics.jsonl, plain numbers or None."""
-    completions = [c for record in records for c in record["completions"]]
-    predictions = [p for record in records for p in record["predictions"]]
-    summary = {"accuracy": float(np.mean([c["correct"] for c in completions]))}
-    for level in dict.fromkeys(record["level"] for record in records):
-        summary[f"accuracy/{level or 'all'}"] = float(np.mean(
-            [c["correct"] for record in records if record["level"] == level for c in record["completions"]]))
-    rates = [np.mean([c["correct"] for c in record["completions"]]) for record in records]
-    summary |= {
-        "completions/mean_length": float(np.mean([c["length"] for c in completions])),
-        "completions/clipped_ratio": float(np.mean([not c["finished"] for c in completions])),
-        "frac_always_right": float(np.mean(np.equal(rates, 1))), "frac_never_right": float(np.mean(np.equal(rates, 0)))}
-    if predictions:
-        pass_rates, lengths = awareness(records)
-        for name in ("length", "difficulty", "notion"):
-            summary[f"meta/reward/{name}"] = float(np.mean([p["rewards"][name] for p in predictions]))
-        summary["meta/reward"] = sum(summary[f"meta/reward/{n}"] for n in ("length", "difficulty", "notion")) / 3
-        summary["meta/completions/mean_length"] = float(np.mean([p["length"] for p in predictions]))
-        summary["meta/correlation/pass_rate"] = correlation(pass_rates)
-        summary["meta/correlation/length"] = correlation(lengths)
-    return summary
+def keep_fitting(problems, model, tokenizer, config):
+    """The problems whose prompts leave room for the budget and hold no control tokens; says how many do not."""
+    longest = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    room = longest - max(config.max_new_tokens + config.hints * config.max_meta_tokens, config.max_meta_tokens)
+    if room < 1:
+        raise ValueError(f"{config.model} reads at most {longest} tokens: lower --max-new-tokens (now "
+                         f"{config.max_new_tokens}) or --max-meta-tokens (now {config.max_meta_tokens})")
+
+    def fits(text):             # of the prompts the meta prompt is the longest
+        return (not any(token in text for token in tokenizer.all_special_tokens)
+                and len(encode(tokenizer, meta_messages(text, config.max_new_tokens), config.thinking)) <= room)
+
+    kept = [problem for problem in problems if fits(problem.text)]
+    if len(kept) < len(problems):
+        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: prompts over {room} tokens, or with "
+              "control tokens in them")
+    if not kept:
+        raise ValueError("no problem is left: raise the model's context or lower --max-new-tokens")
+    return kept
+
+
+# --- The command ------------------------------------------------------------------------------------------
+
+def run(config):
+    """Evaluate as the flags say, or go on where the same command was interrupted; returns the Results."""
+    device, sets = pick_device(config.device), {}
+    for source in config.data.split(","):               # first, since mistakes show before long work
+        name = label(source)
+        if name in sets:
+            raise ValueError(f"--data names {name} twice")
+        sets[name] = load_benchmark(source, config.limit, config.allow_code_execution)
+    output = Path(config.output or f"runs/eval/{slug(config.model.removeprefix('runs/'))}-{slug('-'.join(sets))}.json")
+    check_size(config, device)
+    model, tokenizer = load_policy(config.model, trust_remote_code=config.trust_remote_code)
+    identity = {"weights": fingerprint(model), "bf16": device.type == "cuda" if config.bf16 is None else config.bf16}
+    identity |= {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE | {"bf16"}}
+    results = Results(output, identity)
+    if results.finished:
+        return results
+    model = (model.bfloat16() if identity["bf16"] else model).to(device).eval()
+    for name, (benchmark, problems) in sets.items():
+        clock = time.perf_counter()
+
+        def keep(records):
+            nonlocal clock
+            results.append(name, records, time.perf_counter() - clock)
+            clock = time.perf_counter()
+
+        fitting = keep_fitting(problems, model, tokenizer, config)
+        evaluate(model, tokenizer, fitting, config.samples, config.metas, config.max_new_tokens,
+                 config.max_meta_tokens, config.temperature, config.top_p, config.thinking, config.max_tokens, name,
+                 benchmark, config.hints, config.seed, results.records(name), keep)
+    results.finish()
+    return results
+
+
+def label(source):
+    """The short name of a data set: of a benchmark its own, of a file or a hub id the last part."""
+    name = source.partition("=")[0].strip()
+    return name if name in BENCHMARKS else Path(name).stem
+
+
+def slug(text):
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+
+
+def check_size(config, device):
+    """Refuses, with a ValueError of one line, a model that is too large for the device. Reads no weights."""
+    if config.model == "toy" or device.type == "mps" or config.device == "cpu":         # cpu: it was asked for
+        return
+    try:
+        shape = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
+    except Exception:           # load_policy will say what is wrong with it
+        return
+    if device.type == "cpu" and parameters > LARGE:
+        raise ValueError(f"{config.model} has {parameters / 1e9:.1f} billion parameters and there is no GPU: choose a "
+                         "smaller model, or add --device cpu and have patience")
+    if device.type == "cuda":
+        size = parameters * (4 if config.bf16 is False else 2)
+        memory = torch.cuda.get_device_properties(device).total_memory
+        if size > 0.9 * memory:
+            raise ValueError(f"{config.model} needs {size / 2**30:.0f} GiB for its weights alone, and the GPU has "
+                             f"{memory / 2**30:.0f}: choose a smaller model")
+
+
+def parse_config(arguments=None):
+    """The EvalConfig of a command line."""
+    parser = HfArgumentParser(EvalConfig, allow_abbrev=False, description="Evaluate a policy. README.md tells more.")
+    parser.error = refuse
+    config, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        refuse(f"unknown flag {unknown[0]}")
+    on_toy = config.data == "toy"
+    config.max_new_tokens = (96 if on_toy else 3072) if config.max_new_tokens is None else config.max_new_tokens
+    config.max_meta_tokens = (32 if on_toy else 768) if config.max_meta_tokens is None else config.max_meta_tokens
+    config.check()
+    return config
+
+
+def main(arguments=None):
+    from report import show_comparison, show_results        # drawing is no business of those who import evaluate
+    try:
+        config = parse_config(arguments)
+        if config.compare:
+            show_comparison([(path, read_results(path)) for path in config.compare], config.output)
+        else:
+            show_results(run(config))
+    except (ValueError, OSError) as error:
+        sys.exit(f"eval.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\neval.py: stopped; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()

@@ -127,7 +127,7 @@ def in_range(records):
 def sizes(records):
     """The k of pass@k that are reported: powers of two up to the number of completions, and that number."""
     n = min(len(record["completions"]) for record in records)
-    return sorted({*(2 ** i for i in range(1, n.bit_length()) if 2 ** i <= n), *([n] if n > 1 else [])})
+    return sorted({n, *(2 ** i for i in range(n.bit_length()))})
 
 
 def per_problem(records):
@@ -157,7 +157,7 @@ def summarise(records):
     summary = {name: float(column.mean()) for name, column in values.items()}
     accuracy = values["accuracy"]
     levels = {"accuracy": summary.pop("accuracy")}
-    for level in dict.fromkeys(record["level"] for record in records):
+    for level in sorted({record["level"] for record in records}):
         levels[f"accuracy/{level or 'all'}"] = float(accuracy[[r["level"] == level for r in records]].mean())
     summary = levels | summary | {"frac_always_right": float((accuracy == 1).mean()),
                                   "frac_never_right": float((accuracy == 0).mean())}

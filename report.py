@@ -1,6 +1,7 @@
 """What a run shows: tables and rollouts on the screen, pictures, and the services of others."""
 
 import sys
+from pathlib import Path
 
 import matplotlib
 
@@ -9,26 +10,97 @@ matplotlib.use("Agg")           # files only: no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
 
-from eval import awareness, correlation, summarise
+from metrics import TERMS, awareness, bootstrap, calibration, correlation, difference, per_problem, summarise
 
 COLOURS = {"solution": "#2a6f97", "meta": "#c8553d", "length": "#6a994e", "difficulty": "#bc6c25", "notion": "#7b2d8b"}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
          "axes.titlesize": 11, "savefig.dpi": 150, "figure.constrained_layout.use": True}
-TERMS = ("length", "difficulty", "notion")
+LINES = ["#2a6f97", "#c8553d", "#6a994e", "#7b2d8b", "#bc6c25", "#444444"]       # of evaluations in one picture
 
 
 # --- On the screen ----------------------------------------------------------------------------------------
 
-def print_table(evaluations):
-    """The figures of evaluations side by side. evaluations: {heading: records of `evaluate`}."""
-    columns = {heading: summarise(records) for heading, records in evaluations.items()}
-    names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
-    width = max(map(len, names))
-    print(f"\n{'held-out problems':{width}}" + "".join(f"{heading:>10}" for heading in columns))
+def cell(value, ends=None):
+    """A figure as text, with its interval if it has one."""
+    form = "{:.2f}" if value is None or abs(value) < 1000 else "{:,.0f}"
+    text = "-" if value is None else form.format(value)
+    return text if ends is None else f"{text} [{form.format(ends[0])}, {form.format(ends[1])}]"
+
+
+def print_columns(title, columns, width):
+    """A table from {heading: {name: text}}; a name that a column does not have is shown as -."""
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    first = max(map(len, [*names, title]))
+    print(f"\n{title:{first}}" + "".join(f"  {heading:>{width - 2}}" for heading in columns))
     for name in names:
-        cells = [figures.get(name) for figures in columns.values()]
-        print(f"{name:{width}}" + "".join(f"{'-' if cell is None else f'{cell:.2f}':>10}" for cell in cells))
+        print(f"{name:{first}}" + "".join(f"{column.get(name, '-'):>{width}}" for column in columns.values()))
     print(flush=True)
+
+
+def print_table(evaluations, title="held-out problems"):
+    """The figures of evaluations side by side. evaluations: {heading: records of `evaluate`}."""
+    print_columns(title, {heading: {name: cell(value) for name, value in summarise(records).items()}
+                          for heading, records in evaluations.items()}, 10)
+
+
+def show_results(results):
+    """The tables of an evaluation (a finished `results.Results`) on the screen, and its pictures beside its file."""
+    sets, stem = results.content["data"], results.path.with_suffix("")
+    for name, part in sets.items():
+        ends = part["intervals"]
+        print_columns(name, {"value [95 % interval]": {figure: cell(value, ends.get(figure))
+                                                       for figure, value in part["summary"].items()}}, 30)
+        print(f"{len(part['records'])} problems, {part['tokens']:,} tokens in {part['seconds']:.0f} seconds: "
+              f"{part['tokens_per_second']:,.0f} tokens per second, {part['seconds_per_problem']:.2f} seconds per problem")
+    if len(sets) > 1:
+        print(f"pass@1, mean of {len(sets)} sets: {np.mean([part['summary']['accuracy'] for part in sets.values()]):.3f}")
+    records = {name: part["records"] for name, part in sets.items()}
+    pictures = draw(stem, {name: {stem.name: part} for name, part in records.items()})
+    print(f"Completions and grades are in {results.path}" + (f", pictures in {', '.join(pictures)}" if pictures else ""))
+
+
+def show_comparison(files, output=None):
+    """Paired differences of evaluations on the screen, and pictures of them side by side.
+
+    files: a list of (path, {data set: records}); each is compared with the first. output: beginning of the names of
+    the pictures. Raises ValueError with one line if the files do not hold the same problems.
+    """
+    paths = [Path(path) for path, _ in files]
+    full = len({path.stem for path in paths}) < len(paths)
+    labels = [f"{path.parent.name} {path.stem}" if full else path.stem for path in paths]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"--compare {labels[0]}: two files with the same name and folder")
+    (_, first), drawn = files[0], {}
+    for name, records in first.items():
+        for label, (path, sets) in zip(labels[1:], files[1:]):
+            if name not in sets:
+                raise ValueError(f"{path} holds no {name}, only {', '.join(sets)}")
+            try:
+                gained = difference(records, sets[name])
+            except ValueError as error:
+                raise ValueError(f"{paths[0]} and {path}, {name}: {error}") from None
+            columns = {labels[0]: summarise(records), label: summarise(sets[name])}
+            columns = {heading: {n: cell(value) for n, value in column.items()} for heading, column in columns.items()}
+            change = {n: cell(*gained[n]) for n in gained}
+            print_columns(name, columns | {"difference [95 % interval]": change}, 30)
+        drawn[name] = dict(zip(labels, (sets[name] for _, sets in files)))
+    pictures = draw(Path(output).with_suffix("") if output else paths[-1].with_name("compare"), drawn)
+    if pictures:
+        print(f"Pictures are in {', '.join(pictures)}")
+
+
+def draw(stem, sets):
+    """The pictures of evaluations, {data set: {heading: records}}, as files that begin with `stem`: their names."""
+    written = []
+    for name, evaluations in sets.items():
+        for plot, what, possible in (
+                (plot_pass_at_k, "pass-at-k", min(len(r["completions"]) for e in evaluations.values() for r in e) > 1),
+                (plot_awareness, "awareness", any(r["predictions"] for e in evaluations.values() for r in e))):
+            if possible:
+                written.append(f"{stem}-{name.replace(' ', '-')}-{what}.png")
+                Path(written[-1]).parent.mkdir(parents=True, exist_ok=True)
+                plot(evaluations, written[-1])
+    return written
 
 
 def one_of_each(problems, solutions, correct, metas, aligned):
@@ -98,6 +170,8 @@ def plot_curves(rows, path, title=""):
 def plot_awareness(evaluations, path):
     """Predicted against actual pass rate and length, a column for each evaluation, as in the paper's Figure 1.
 
+    A point is a problem. The line with marks is the calibration: how often problems are solved about which one
+    and the same pass rate was predicted; the mark's area is the share of predictions.
     evaluations: {heading: records of `evaluate`}. Writes a PNG file.
     """
     pairs = {heading: awareness(records) for heading, records in evaluations.items()}
@@ -111,11 +185,41 @@ def plot_awareness(evaluations, path):
                 axis.plot([0, limit], [0, limit], color="black", alpha=0.3, linewidth=1)
                 if points:              # points on the coarse scale would hide each other
                     noisy = np.array(points) + jitter.uniform(-0.01, 0.01, (len(points), 2)) * limit
-                    axis.scatter(*noisy.T, s=18, alpha=0.6, color=COLOURS["solution"], edgecolors="none")
+                    axis.scatter(*noisy.T, s=18, alpha=0.5, color=COLOURS["solution"], edgecolors="none", zorder=2)
                 r = correlation(points)
                 axis.set(title=f"{heading}: r = {'-' if r is None else f'{r:.2f}'}", xlabel=f"predicted {name}",
                          ylabel=f"actual {name}", xlim=(-0.04 * limit, 1.04 * limit),
                          ylim=(-0.04 * limit, 1.04 * limit), aspect="equal")
+            cells, error = calibration(evaluations[heading])
+            if cells:
+                predicted, actual, counts = np.transpose(cells)
+                axes[0, column].plot(predicted, actual, color=COLOURS["meta"], linewidth=1, zorder=3,
+                                     label=f"calibration (mean gap {error:.2f})")
+                axes[0, column].scatter(predicted, actual, s=10 + 150 * counts / counts.sum(), color=COLOURS["meta"],
+                                        zorder=3)
+                axes[0, column].legend(frameon=False, fontsize=8, loc="upper left")
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def plot_pass_at_k(evaluations, path):
+    """pass@k over k with its 95 % interval, a line for each of {heading: records of `evaluate`}. Writes a PNG file."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.6, 4))
+        ticks = set()
+        for (heading, records), colour in zip(evaluations.items(), LINES * len(evaluations)):
+            values = per_problem(records)
+            columns = {int(name[5:]): column for name, column in values.items() if name.startswith("pass@")}
+            axis.plot(list(columns), [column.mean() for column in columns.values()], "o-", color=colour, markersize=4,
+                      label=heading)
+            ends = [bootstrap(column) for column in columns.values()]
+            if None not in ends:
+                axis.fill_between(list(columns), *np.transpose(ends), color=colour, alpha=0.15, linewidth=0)
+            ticks |= columns.keys()
+        axis.set(xlabel="k", ylabel="pass@k", ylim=(0, 1), xscale="log", title="Solved by at least one of k")
+        axis.set_xticks(sorted(ticks), sorted(ticks))
+        axis.minorticks_off()
+        axis.legend(frameon=False)
         figure.savefig(path)
         plt.close(figure)
 
