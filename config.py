@@ -66,7 +66,7 @@ class Config:
     cutoff_min: int = flag(16, "tokens that a solution may always take")
     audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at nevertheless")
     dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
-    clone: bool = flag(False, "expert cloning: imitate the best predictions with their numbers corrected")
+    clone: bool = flag(True, "imitate the best predictions, with their numbers corrected")
     clone_size: int = flag(128, "experts that are collected before they are imitated")
     clone_updates: int = flag(5, "supervised optimiser steps on them")
     clone_learning_rate: float = flag(4e-4, "of these steps")
@@ -100,8 +100,8 @@ class Config:
         for name in ("audit_fraction", "gate_trust", "gate_margin"):
             if getattr(self, name) > 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at most 1")
-        if self.algo == "grpo" and (self.hints or self.clone):
-            raise ValueError("--hints and --clone need predictions: use them with --algo masa or masa-efficient")
+        if self.algo == "grpo" and self.hints:
+            raise ValueError("--hints need predictions: use them with --algo masa or masa-efficient")
         if self.algo != "grpo" and self.dynamic_sampling:
             raise ValueError("--dynamic-sampling is for --algo grpo; masa-efficient refills by prediction")
 

@@ -45,6 +45,7 @@ def train(config):
     """Train as the flags say; the body of the loop is Algorithm 1 of the paper. Returns the RunFolder."""
     device = pick_device(config.device)
     run = RunFolder(config.output, dataclasses.asdict(config), config.resume)
+    reporter = Reporter(config.report_to, run.path, dataclasses.asdict(config))
     checkpoint = run.load_trainer() if config.resume else None
     problems, held_out = read_problems(config)                  # first, since mistakes show before long work
     load = functools.partial(load_policy, device=device, trust_remote_code=config.trust_remote_code)
@@ -83,7 +84,7 @@ def train(config):
     if held_out and not checkpoint:
         run.write_json("before.json", examine("before training"))
         print_table({"before": run.read_json("before.json")})
-    stop, reporter = StopRequest(), Reporter(config.report_to, run.path, dataclasses.asdict(config))
+    stop = StopRequest()
     bar = tqdm(total=config.steps, initial=state["step"], desc=config.algo, unit="step", file=sys.stdout,
                dynamic_ncols=True)
 
@@ -116,7 +117,7 @@ def train(config):
             rollouts = concat([batch.solutions, batch.metas])
         metrics = update(policy, reference, optimizer, rollouts, advantages, config,
                          weight=config.problems_per_step / len(batch.problems))
-        if config.clone:
+        if config.algo == "masa-efficient" and config.clone:
             experts += find_experts(tokenizer, batch, aligned, config)
             if len(experts) >= config.clone_size:
                 metrics["clone/loss"] = imitate(policy, optimizer, as_rollouts(*zip(*experts), device),
