@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sandbox
-from data import READERS, Problem, load_problems, read_file, read_hub
+from data import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
 from grader import equal, grade, last_boxed
 from rollout import SOLUTION
 
@@ -34,7 +34,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """source, split: as in `data.read_hub`. read: a row's (text, answer, level); raises KeyError for a missing column.
+    """source, split: as in `data.read_hub`. read: a row's (text, answer, level), or KeyError if a column is missing.
 
     grade: is a completion right, given the Problem? instruction: what the prompt says after the problem's text.
     """
@@ -54,9 +54,11 @@ def columns(question, answer, level=None):
     def read(row):
         if row.get("modality", "Text-only") != "Text-only":         # OlympiadBench has problems with pictures
             raise Unusable("needs a picture")
+        if question not in row and problem_of(row) and answer_of(row):      # a local copy in a usual layout
+            return problem_of(row), answer_of(row), ""
         value = row[answer]
         value = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-        return row[question], value.strip(), str(row.get(level) or "")
+        return row[question], value.strip(), str(row.get(level, ""))
     return read
 
 
@@ -112,7 +114,7 @@ def read_bbh(row):
 
 def read_agieval(row):
     """query holds passage, question and a line of all choices, after which choices repeats them."""
-    question = re.sub(r"^Q: ", "", row["query"]).split(" Answer Choices:")[0]
+    question = re.split(r"\s*Answer Choices:", row["query"])[0].removeprefix("Q: ")
     gold = row["gold"]
     return choice(question, row["choices"], gold[0] if isinstance(gold, (list, tuple)) else gold)
 
@@ -150,8 +152,10 @@ def grade_letter(completion, problem):
     return bool(match) and match[1].upper() == problem.answer
 
 
-NUMBER = re.compile(r"\s*\$?\s*([-+−]?\s*[\d.,]+(?:\s*(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*(?:\{\s*[-+−]?\d+\s*\}|-?\d)"
-                    r"|[eE][-+]?\d+)?)(.*)", re.DOTALL)
+NUMBER = re.compile(r"""\s* \$? \s* (
+    [-+−]? \s* [\d.,]+ (?: \s* (?:\\times|\\cdot|×|\*) \s* 10 \s* \^ \s* (?:\{\s*[-+−]?\d+\s*\} | -?\d)
+                       | [eE][-+]?\d+ )?
+    ) (.*)""", re.DOTALL | re.VERBOSE)
 
 
 def grade_science(completion, problem):
@@ -228,13 +232,12 @@ def fetch(name, benchmark, file):
     """The rows of a benchmark, from a local file or the hub."""
     if file or not benchmark.source:
         if Path(file).suffix not in READERS:
-            raise ValueError(f"{name} needs a file: {name}=PATH, with a suffix of {', '.join(READERS)}")
+            raise ValueError(f"{name} needs a file: {name}=FILE, with a suffix of {', '.join(READERS)}")
         return read_file(Path(file))
     try:
         return read_hub(benchmark.source, benchmark.split)
     except ValueError as error:
-        reason = f". {benchmark.note}" if benchmark.note else ""
-        raise ValueError(f"benchmark {name}: {error}{reason}; here as {name}=PATH") from None
+        raise ValueError(f"benchmark {name}: {error} {name}=FILE. {benchmark.note}".rstrip()) from None
 
 
 def read_rows(name, benchmark, rows):

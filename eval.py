@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser
 
 from benchmarks import BENCHMARKS, PLAIN, load_benchmark
-from config import flag, refuse
+from config import flag
 from metrics import awareness, correlation, summarise       # noqa: F401, others import them from here
 from policy import load_policy, pick_device
 from results import Results, fingerprint, read_results
@@ -49,9 +49,9 @@ class EvalConfig:
     hints: bool = flag(False, "solve also with predicted notions in the prompt, and report the paired difference")
     temperature: float = flag(0.6, "of sampling; 0 takes the likeliest token")
     top_p: float = flag(1.0, "probability of the tokens that are sampled from")
-    max_new_tokens: Optional[int] = flag(None, "budget of a solution; by default 96 for toy, 3072 for all else")
-    max_meta_tokens: Optional[int] = flag(None, "budget of a meta prediction; by default 32 for toy, 768 for all else")
-    limit: Optional[int] = flag(None, "problems of each set, a sample that is always the same; by default all, or 200 toy")
+    max_new_tokens: Optional[int] = flag(None, "budget of a solution; by default 96 for toy, 3072 else")
+    max_meta_tokens: Optional[int] = flag(None, "budget of a meta prediction; by default 32 for toy, 768 else")
+    limit: Optional[int] = flag(None, "problems of each set, always the same sample; by default all, or 200 toy")
     seed: int = flag(0, "of sampling")
     thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
     output: Optional[str] = flag(None, "the .json file to write; by default runs/eval/MODEL-DATA.json")
@@ -64,8 +64,8 @@ class EvalConfig:
 
     def check(self):
         """Raises ValueError with one line if a value makes no sense."""
-        least = {"samples": 1, "metas": int(self.hints), "max_new_tokens": 1, "max_meta_tokens": 1, "limit": 1, "seed": 0,
-                 "max_tokens": 1, "temperature": 0}
+        least = {"samples": 1, "metas": int(self.hints), "max_new_tokens": 1, "max_meta_tokens": 1, "limit": 1,
+                 "max_tokens": 1, "temperature": 0, "seed": 0}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and not low <= value < float("inf"):
@@ -96,8 +96,8 @@ def evaluate(model, tokenizer, problems, samples=8, metas=8, budget=96, meta_bud
 
     def sample(chats, budget):
         """A completion of each chat, as a dict."""
-        rollouts = generate(model, tokenizer, [encode(tokenizer, chat, thinking) for chat in chats], budget, temperature,
-                            top_p, max_tokens)
+        prompts = [encode(tokenizer, chat, thinking) for chat in chats]
+        rollouts = generate(model, tokenizer, prompts, budget, temperature, top_p, max_tokens)
         return [{"text": text, "length": length, "finished": finished} for text, length, finished
                 in zip(rollouts.texts, rollouts.lengths, rollouts.finished.tolist())]
 
@@ -125,11 +125,12 @@ def evaluate(model, tokenizer, problems, samples=8, metas=8, budget=96, meta_bud
                 for prediction in predicted[i * metas:(i + 1) * metas]:
                     p = parse_meta(prediction["text"])
                     predictions.append({
-                        "text": prediction["text"], "length": prediction["length"], "pass_rate": p.pass_rate,
-                        "notions": None if p.notions is None else list(p.notions), "solution_length": p.solution_length,
+                        "text": prediction["text"], "length": prediction["length"],
+                        "notions": None if p.notions is None else list(p.notions),
+                        "pass_rate": p.pass_rate, "solution_length": p.solution_length,
                         "rewards": meta_rewards(p, problem.text, texts, lengths, correct)})
-                new.append({"id": problem.id, "level": problem.level, "problem": problem.text, "answer": problem.answer,
-                            "completions": solutions[i], "predictions": predictions})
+                new.append({"id": problem.id, "level": problem.level, "problem": problem.text,
+                            "answer": problem.answer, "completions": solutions[i], "predictions": predictions})
             if hints:
                 hinted = solve(batch, lambda i, j: hintable(new[i]["predictions"][j % metas]["notions"], tokenizer))
                 for record, completions in zip(new, hinted):
@@ -167,8 +168,8 @@ def keep_fitting(problems, model, tokenizer, config):
 
     kept = [problem for problem in problems if fits(problem.text)]
     if len(kept) < len(problems):
-        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: prompts over {room} tokens, or with "
-              "control tokens in them")
+        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: prompts over {room} tokens, or "
+              "with control tokens in them")
     if not kept:
         raise ValueError("no problem is left: raise the model's context or lower --max-new-tokens")
     return kept
@@ -178,16 +179,18 @@ def keep_fitting(problems, model, tokenizer, config):
 
 def run(config):
     """Evaluate as the flags say, or go on where the same command was interrupted; returns the Results."""
-    device, sets = pick_device(config.device), {}
-    for source in config.data.split(","):               # first, since mistakes show before long work
-        name = label(source)
-        if name in sets:
-            raise ValueError(f"--data names {name} twice")
-        sets[name] = load_benchmark(source, config.limit, config.allow_code_execution)
-    output = Path(config.output or f"runs/eval/{slug(config.model.removeprefix('runs/'))}-{slug('-'.join(sets))}.json")
+    device, sources = pick_device(config.device), config.data.split(",")
+    names = [label(source) for source in sources]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--data {config.data} names a set twice")
+    sets = {name: load_benchmark(source, config.limit, config.allow_code_execution)     # first, since mistakes show
+            for name, source in zip(names, sources)}                                    # before long work
+    default = f"{slug(config.model.removeprefix('runs/'))}-{slug('-'.join(sets))}.json"
+    output = Path(config.output or Path("runs/eval", default))
     check_size(config, device)
     model, tokenizer = load_policy(config.model, trust_remote_code=config.trust_remote_code)
     identity = {"weights": fingerprint(model), "bf16": device.type == "cuda" if config.bf16 is None else config.bf16}
+    identity |= {"problems": {name: crc32(repr(problems).encode()) for name, (_, problems) in sets.items()}}
     identity |= {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE | {"bf16"}}
     results = Results(output, identity)
     if results.finished:
@@ -230,14 +233,18 @@ def check_size(config, device):
     except Exception:           # load_policy will say what is wrong with it
         return
     if device.type == "cpu" and parameters > LARGE:
-        raise ValueError(f"{config.model} has {parameters / 1e9:.1f} billion parameters and there is no GPU: choose a "
-                         "smaller model, or add --device cpu and have patience")
+        raise ValueError(f"{config.model} has {parameters / 1e9:.1f} billion parameters and there is no GPU: choose "
+                         "a smaller model, or add --device cpu and have patience")
     if device.type == "cuda":
         size = parameters * (4 if config.bf16 is False else 2)
         memory = torch.cuda.get_device_properties(device).total_memory
         if size > 0.9 * memory:
             raise ValueError(f"{config.model} needs {size / 2**30:.0f} GiB for its weights alone, and the GPU has "
                              f"{memory / 2**30:.0f}: choose a smaller model")
+
+
+def refuse(message):
+    raise ValueError(f"{message} (python eval.py --help explains every flag)")
 
 
 def parse_config(arguments=None):

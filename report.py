@@ -12,7 +12,8 @@ import numpy as np
 
 from metrics import TERMS, awareness, bootstrap, calibration, correlation, difference, per_problem, summarise
 
-COLOURS = {"solution": "#2a6f97", "meta": "#c8553d", "length": "#6a994e", "difficulty": "#bc6c25", "notion": "#7b2d8b"}
+COLOURS = {"solution": "#2a6f97", "meta": "#c8553d", "length": "#6a994e", "difficulty": "#bc6c25",
+           "notion": "#7b2d8b"}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
          "axes.titlesize": 11, "savefig.dpi": 150, "figure.constrained_layout.use": True}
 LINES = ["#2a6f97", "#c8553d", "#6a994e", "#7b2d8b", "#bc6c25", "#444444"]       # of evaluations in one picture
@@ -51,12 +52,13 @@ def show_results(results):
         print_columns(name, {"value [95 % interval]": {figure: cell(value, ends.get(figure))
                                                        for figure, value in part["summary"].items()}}, 30)
         print(f"{len(part['records'])} problems, {part['tokens']:,} tokens in {part['seconds']:.0f} seconds: "
-              f"{part['tokens_per_second']:,.0f} tokens per second, {part['seconds_per_problem']:.2f} seconds per problem")
+              f"{part['tokens_per_second']:,.0f} tokens per second, {part['seconds_per_problem']:.2f} s per problem")
     if len(sets) > 1:
-        print(f"pass@1, mean of {len(sets)} sets: {np.mean([part['summary']['accuracy'] for part in sets.values()]):.3f}")
+        mean = np.mean([part["summary"]["pass@1"] for part in sets.values()])
+        print(f"pass@1, mean of the {len(sets)} sets: {mean:.3f}")
     records = {name: part["records"] for name, part in sets.items()}
     pictures = draw(stem, {name: {stem.name: part} for name, part in records.items()})
-    print(f"Completions and grades are in {results.path}" + (f", pictures in {', '.join(pictures)}" if pictures else ""))
+    print(f"Completions, grades and pictures are in {', '.join([str(results.path), *pictures])}")
 
 
 def show_comparison(files, output=None):
@@ -79,9 +81,9 @@ def show_comparison(files, output=None):
                 gained = difference(records, sets[name])
             except ValueError as error:
                 raise ValueError(f"{paths[0]} and {path}, {name}: {error}") from None
-            columns = {labels[0]: summarise(records), label: summarise(sets[name])}
-            columns = {heading: {n: cell(value) for n, value in column.items()} for heading, column in columns.items()}
-            change = {n: cell(*gained[n]) for n in gained}
+            columns = {heading: {figure: cell(value) for figure, value in summarise(part).items()}
+                       for heading, part in ((labels[0], records), (label, sets[name]))}
+            change = {figure: cell(*pair) for figure, pair in gained.items()}
             print_columns(name, columns | {"difference [95 % interval]": change}, 30)
         drawn[name] = dict(zip(labels, (sets[name] for _, sets in files)))
     pictures = draw(Path(output).with_suffix("") if output else paths[-1].with_name("compare"), drawn)
@@ -93,9 +95,10 @@ def draw(stem, sets):
     """The pictures of evaluations, {data set: {heading: records}}, as files that begin with `stem`: their names."""
     written = []
     for name, evaluations in sets.items():
+        all_records = [record for records in evaluations.values() for record in records]
         for plot, what, possible in (
-                (plot_pass_at_k, "pass-at-k", min(len(r["completions"]) for e in evaluations.values() for r in e) > 1),
-                (plot_awareness, "awareness", any(r["predictions"] for e in evaluations.values() for r in e))):
+                (plot_pass_at_k, "pass-at-k", min(len(record["completions"]) for record in all_records) > 1),
+                (plot_awareness, "awareness", any(record["predictions"] for record in all_records))):
             if possible:
                 written.append(f"{stem}-{name.replace(' ', '-')}-{what}.png")
                 Path(written[-1]).parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +206,10 @@ def plot_awareness(evaluations, path):
 
 
 def plot_pass_at_k(evaluations, path):
-    """pass@k over k with its 95 % interval, a line for each of {heading: records of `evaluate`}. Writes a PNG file."""
+    """pass@k over k with its 95 % interval, a line for each evaluation, as a PNG file.
+
+    evaluations: {heading: records of `evaluate`}.
+    """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 4))
         ticks = set()

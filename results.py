@@ -57,7 +57,8 @@ class Results:
         changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in self.identity.items()
                    if stored.get(name) != value]
         if changed:
-            raise ValueError(f"{path} holds another evaluation: {'; '.join(changed)}. Choose another file with --output")
+            raise ValueError(f"{path} holds another evaluation: {'; '.join(changed)}. Choose another file with "
+                             "--output")
 
     def append(self, name, records, seconds):
         """Keep the records of a batch of the data set `name`, which took so many seconds."""

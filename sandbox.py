@@ -48,9 +48,9 @@ import resource
 for name, value in job["limits"].items():
     resource.setrlimit(getattr(resource, name), (value, value))
 
-def lock(abspath=os.path.abspath, fsdecode=os.fsdecode, separator=os.sep, writing=os.O_WRONLY | os.O_RDWR
-         | os.O_CREAT | os.O_TRUNC | os.O_APPEND, isinstance=isinstance, int=int, any=any, PermissionError=PermissionError):
+def lock(abspath=os.path.abspath, fsdecode=os.fsdecode, separator=os.sep):
     home = os.getcwd()
+    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     readable = (home, os.devnull, *{sys.prefix, sys.base_prefix, sys.exec_prefix})
     files = [0]
     refused = ("socket.", "subprocess.", "ctypes.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system",
@@ -109,7 +109,7 @@ def execute(prefix, nobody, driver, job, seconds):
         process = subprocess.Popen(
             [*prefix, sys.executable, "-I", "-c", driver], stdin=subprocess.PIPE, stdout=output,
             stderr=subprocess.DEVNULL, cwd=folder, start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": folder, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}, **user)
+            env={"PATH": "/usr/bin:/bin", "HOME": folder, "OPENBLAS_NUM_THREADS": "1"}, **user)
         try:
             process.communicate(job.encode("utf-8", "surrogatepass"), timeout=seconds)
         except (subprocess.TimeoutExpired, BrokenPipeError):

@@ -1,89 +1,228 @@
-"""Records of an evaluation, and the figures that are made from them, on hand-worked examples."""
+"""Sampling, records, and the command line: what is interrupted goes on as if it had not been."""
 
 import json
+import re
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config
 
+import eval as evaluation
+from benchmarks import Benchmark
 from data import Problem
-from eval import awareness, correlation, evaluate, summarise
-from report import one_of_each, plot_awareness, plot_curves, print_table, smooth
+from eval import ask, evaluate, hintable, main, summarise
+from results import Results, read_results
+from rollout import SOLUTION, hint_messages, solution_messages
+
+PROBLEMS = [Problem(f"p{i}", f"w{i} w{i + 1}", str(i), "") for i in range(5)]
+META = ' {"math_notion": ["w3 w4", "<end>"], "pass_rate": 6, "solution_length": 5}'
 
 
-def record(level, correct, lengths, predictions):
-    completions = [{"text": "", "length": n, "finished": n < 9, "correct": c} for c, n in zip(correct, lengths)]
-    rewards = {"length": 1.0, "difficulty": 0.5, "notion": 0.0}
-    return {"id": "p", "level": level, "problem": "", "answer": "", "completions": completions,
-            "predictions": [{"text": "", "length": 4, "notions": None, "pass_rate": rate, "solution_length": length,
-                             "rewards": rewards} for rate, length in predictions]}
+@pytest.fixture
+def folder(tiny_policy, tmp_path):
+    """A folder with the tiny policy in policy/ and five problems in problems.jsonl."""
+    for part in tiny_policy():
+        part.save_pretrained(tmp_path / "policy")
+    lines = [json.dumps({"problem": problem.text, "answer": problem.answer}) for problem in PROBLEMS]
+    (tmp_path / "problems.jsonl").write_text("\n".join(lines))
+    return tmp_path
 
 
-RECORDS = [record("easy", [True, True], [3, 5], [(8, 4), (6, None)]),
-           record("hard", [False, True], [9, 7], [(None, 7), (2, 9)]),
-           record("hard", [False, False], [9, 9], [(0, 9), (None, None)])]
-
-
-def test_awareness_by_hand():
-    rates, lengths = awareness(RECORDS)
-    assert rates == [(0.875, 1.0), (0.25, 0.5), (0.0, 0.0)]
-    assert lengths == [(4.0, 4.0), (8.0, 7.0)]              # nothing is right in the third
-
-
-def test_summary_by_hand():
-    figures = summarise(RECORDS)
-    assert figures["accuracy"] == 0.5 and figures["accuracy/easy"] == 1 and figures["accuracy/hard"] == 0.25
-    assert figures["completions/mean_length"] == 7 and figures["completions/clipped_ratio"] == 0.5
-    assert figures["frac_always_right"] == pytest.approx(1 / 3) == figures["frac_never_right"]
-    assert figures["meta/reward/length"] == 1 and figures["meta/reward"] == 0.5
-    assert figures["meta/completions/mean_length"] == 4 and figures["meta/correlation/length"] == pytest.approx(1)
-    x, y = np.array([0.875, 0.25, 0.0]), np.array([1, 0.5, 0])
-    assert figures["meta/correlation/pass_rate"] == pytest.approx(
-        ((x - x.mean()) * (y - y.mean())).sum() / np.sqrt(((x - x.mean()) ** 2).sum() * ((y - y.mean()) ** 2).sum()))
-
-
-def test_correlation_of_a_constant_is_none():
-    assert correlation([(0.5, 0.1), (0.5, 0.9)]) is None and correlation([]) is None and correlation([(1, 1)]) is None
+def command(folder, *more, output="out.json"):
+    main(["--model", str(folder / "policy"), "--data", str(folder / "problems.jsonl"), "--samples", "3",
+          "--metas", "2", "--max-new-tokens", "6", "--max-meta-tokens", "4", "--max-tokens", "1400",
+          "--device", "cpu", "--output", str(folder / output), *map(str, more)])
+    return json.loads((folder / output).read_text())
 
 
 def test_evaluate(tiny_policy):
     model, tokenizer = tiny_policy()
-    problems = [Problem(f"p{i}", f"w{i} w{i + 1}", "1", "") for i in range(5)]
     torch.manual_seed(0)
-    records = evaluate(model, tokenizer, problems, samples=3, metas=2, budget=6, meta_budget=4, max_tokens=300)
-    assert [r["id"] for r in records] == [p.id for p in problems]
-    assert all(len(r["completions"]) == 3 and len(r["predictions"]) == 2 for r in records)
+    records = evaluate(model, tokenizer, PROBLEMS, samples=3, metas=2, budget=6, meta_budget=4, max_tokens=300)
+    assert [r["id"] for r in records] == [p.id for p in PROBLEMS]
+    assert all(len(r["completions"]) == 3 and len(r["predictions"]) == 2 and "hinted" not in r for r in records)
     assert all(1 <= c["length"] <= 6 for r in records for c in r["completions"])
     assert all(1 <= p["length"] <= 4 for r in records for p in r["predictions"])
-    assert json.loads(json.dumps(records))[0]["answer"] == "1" and summarise(records)["accuracy"] == 0
+    assert json.loads(json.dumps(records)) == records and summarise(records)["accuracy"] == 0
     torch.manual_seed(0)
-    assert records == evaluate(model, tokenizer, problems, 3, 2, 6, 4, max_tokens=300)
-    alone = evaluate(model, tokenizer, problems[:1], samples=2, metas=0, budget=3)
+    assert records == evaluate(model, tokenizer, PROBLEMS, 3, 2, 6, 4, max_tokens=300)
+    alone = evaluate(model, tokenizer, PROBLEMS[:1], samples=2, metas=0, budget=3)
     assert alone[0]["predictions"] == [] and "meta/reward" not in summarise(alone)
 
 
-# --- What is shown ----------------------------------------------------------------------------------------
-
-def test_table(capsys):
-    print_table({"before": RECORDS, "after": RECORDS[:1]})
-    rows = {line.rsplit(None, 2)[0]: line.rsplit(None, 2)[1:] for line in capsys.readouterr().out.strip().splitlines()}
-    assert rows["accuracy"] == ["0.50", "1.00"] and rows["accuracy/hard"] == ["0.25", "-"]
-    assert rows["meta/correlation/length"] == ["1.00", "-"]
-
-
-def test_pictures(tmp_path):
-    rows = [{"step": i, "reward": i / 9, "eval/accuracy": 0.5 if i == 5 else None} for i in range(10)]
-    plot_curves(rows, tmp_path / "curves.png", "title")
-    plot_curves([], tmp_path / "empty.png")
-    plot_awareness({"before": [], "after": RECORDS}, tmp_path / "awareness.png")
-    for name in ("curves.png", "empty.png", "awareness.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert smooth([0, 3, np.nan, 6], 3) == [1.5, 1.5, 4.5, 6.0]
-
-
-def test_one_of_each(tiny_policy):
-    from rollout import generate
+def test_seed_makes_batches_independent(tiny_policy):
     model, tokenizer = tiny_policy()
-    solutions = generate(model, tokenizer, [[5, 6]] * 4, 3)
-    row = one_of_each([Problem("a", "w1", "1"), Problem("b", "w2", "2")], solutions, [True, False, False, False], None, [])
-    assert row["pass_rate"] == 0.5 and row["solution_reward"] == 1.0 and "meta" not in row
+    arguments = dict(samples=3, metas=2, budget=6, meta_budget=4, max_tokens=2 * 5 * (6 + 128), seed=7)
+    whole, kept = evaluate(model, tokenizer, PROBLEMS, **arguments), []
+    torch.manual_seed(123)
+    evaluate(model, tokenizer, PROBLEMS[:4], **arguments, keep=kept.append)
+    assert [len(batch) for batch in kept] == [2, 2]
+    assert evaluate(model, tokenizer, PROBLEMS, **arguments, done=kept[0]) == whole
+    assert evaluate(model, tokenizer, PROBLEMS, **arguments | {"seed": 8}) != whole
+
+
+def test_hinted_solutions_see_the_notions(tiny_policy, monkeypatch):
+    """Every prompt of every phase, with a policy that always says one thing."""
+    from rollout import generate as real
+    model, tokenizer = tiny_policy()
+    seen = []
+
+    def generate(model, tokenizer, prompts, budget, *rest):
+        rollouts = real(model, tokenizer, prompts, budget, *rest)
+        rollouts.texts = [META if budget == 4 else r"\boxed{0}"] * len(prompts)
+        seen.append(prompts)
+        return rollouts
+    monkeypatch.setattr(evaluation, "generate", generate)
+    record, other = evaluate(model, tokenizer, PROBLEMS[:2], samples=3, metas=2, budget=6, meta_budget=4, hints=True)
+    plain, meta, hinted = seen
+    assert len(plain) == len(hinted) == 6 and len(meta) == 4
+    def encoded(chat):
+        return evaluation.encode(tokenizer, chat, False)
+    assert plain[0] == encoded(solution_messages("w0 w1")) and plain[3] == encoded(solution_messages("w1 w2"))
+    assert hinted == [encoded(hint_messages(p.text, ["w3 w4"])) for p in PROBLEMS[:2] for _ in range(3)]
+    assert [c["correct"] for c in record["hinted"]] == [True] * 3 and not other["hinted"][0]["correct"]
+    assert record["predictions"][0]["notions"] == ["w3 w4", "<end>"] and record["predictions"][1]["pass_rate"] == 6
+    assert summarise([record, other])["hints/gain"] == 0
+
+
+def test_what_may_stand_in_a_prompt(tiny_policy):
+    tokenizer = tiny_policy()[1]
+    assert hintable([" a\n\nb ", "x <end> <start> system", "", " "], tokenizer) == ["a b"]
+    assert hintable(None, tokenizer) == []
+    chat = ask(Benchmark("", "", None, instruction="DO THIS"), f"Say: {SOLUTION}", [])
+    assert chat == [{"role": "user", "content": f"Say: {SOLUTION}\n\nDO THIS"}]
+    assert ask(evaluation.PLAIN, "q", ["n"]) == hint_messages("q", ["n"])
+
+
+# --- The command line -------------------------------------------------------------------------------------
+
+def test_an_interrupted_evaluation_equals_an_uninterrupted_one(folder, monkeypatch, capsys):
+    whole = command(folder, "--hints", output="whole.json")
+    append = Results.append
+
+    def stop_in_the_second_batch(self, name, records, seconds):
+        append(self, name, records, seconds)
+        if len(self.batches) == 2:
+            with open(self.progress, "a") as file:
+                file.write('{"data": "problems", "seco')           # as if it were killed while writing
+            raise KeyboardInterrupt
+    monkeypatch.setattr(Results, "append", stop_in_the_second_batch)
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        command(folder, "--hints")
+    assert not (folder / "out.json").exists() and len((folder / "out.jsonl").read_text().splitlines()) == 4
+    with pytest.raises(SystemExit, match=r"out.jsonl holds another evaluation: seed was 0, now 1\. Choose another"):
+        command(folder, "--hints", "--seed", 1)
+
+    def no_second_time(self, name, records, seconds):
+        assert not {record["id"] for record in records} & {record["id"] for record in self.records(name)}
+        append(self, name, records, seconds)
+    monkeypatch.setattr(Results, "append", no_second_time)
+    continued = command(folder, "--hints")
+    part, same = continued["data"]["problems"], whole["data"]["problems"]
+    assert part["records"] == same["records"] and part["summary"] == same["summary"]
+    assert continued["config"] == whole["config"] and not (folder / "out.jsonl").exists()
+    assert part["tokens"] == sum(c["length"] for r in part["records"]
+                                 for name in ("completions", "predictions", "hinted") for c in r[name])
+    assert {len(r[name]) for r in part["records"] for name in ("completions", "hinted")} == {3}
+    assert part["tokens_per_second"] == pytest.approx(part["tokens"] / part["seconds"])
+
+    monkeypatch.setattr(evaluation, "evaluate", None)               # what is done is shown and not done again
+    capsys.readouterr()
+    command(folder, "--hints")
+    shown = capsys.readouterr().out
+    assert re.search(r"pass@1 +0\.00 \[0\.00, 0\.00\]", shown) and "pass@3" in shown and "5 problems" in shown
+    for picture in ("pass-at-k", "awareness"):
+        assert (folder / f"out-problems-{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_weights_are_another_evaluation(folder):
+    command(folder)
+    weights = folder / "policy" / "model.safetensors"
+    save_file({name: tensor * 1.001 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(SystemExit, match="weights was"):
+        command(folder)
+
+
+def test_other_problems_are_another_evaluation(folder):
+    command(folder)
+    text = (folder / "problems.jsonl").read_text()
+    (folder / "problems.jsonl").write_text(text.replace("w3 w4", "w4 w3"))
+    with pytest.raises(SystemExit, match="problems was"):
+        command(folder)
+
+
+def test_comparison(folder, capsys):
+    command(folder, "--seed", 1, output="one.json")
+    command(folder, "--seed", 2, output="two.json")
+    capsys.readouterr()
+    main(["--compare", str(folder / "one.json"), str(folder / "two.json")])
+    shown = capsys.readouterr().out
+    means = [read_results(folder / name)["problems"] for name in ("one.json", "two.json")]
+    change = summarise(means[1])["completions/mean_length"] - summarise(means[0])["completions/mean_length"]
+    assert f"{change:.2f} [" in re.search("completions/mean_length.*", shown)[0]
+    assert (folder / "compare-problems-awareness.png").exists()
+    (folder / "run").mkdir()
+    for name in ("before", "after"):                                # what a training run leaves: a list of records
+        (folder / "run" / f"{name}.json").write_text(json.dumps(means[name == "after"]))
+    main(["--compare", str(folder / "run" / "before.json"), str(folder / "run" / "after.json")])
+    assert f"{change:.2f} [" in re.search("completions/mean_length.*", capsys.readouterr().out)[0]
+    (folder / "less.json").write_text(json.dumps(means[0][1:]))
+    with pytest.raises(SystemExit, match="not the same problems: 1 are only in the first and 0 only in the second"):
+        main(["--compare", str(folder / "run" / "before.json"), str(folder / "less.json")])
+    with pytest.raises(SystemExit, match="holds no problems, only held-out problems"):
+        main(["--compare", str(folder / "one.json"), str(folder / "less.json")])
+
+
+def test_problems_that_do_not_fit_are_left_out(folder, capsys):
+    with open(folder / "problems.jsonl", "a") as file:
+        for text in ("w1 <end> <start> system w2", "w1 " * 250):
+            file.write("\n" + json.dumps({"problem": text, "answer": "1"}))
+    assert len(command(folder)["data"]["problems"]["records"]) == 5
+    shown = capsys.readouterr().out
+    assert re.search(r"2 of 7 problems left out: prompts over \d+ tokens, or with control tokens", shown)
+
+
+@pytest.mark.parametrize("flags, message", [
+    ("--data math5", "unknown benchmark math5: there are toy, math500, "),
+    ("--data mbpp", "mbpp executes code that the model writes"),
+    ("--data toy,toy", "names a set twice"),
+    ("--data nothing.json", "nothing.json does not exist"),
+    ("--data logic", "logic needs a file: logic=FILE"),
+    ("--samples 0", "--samples is 0, it must be at least 1"),
+    ("--hints --metas 0", "--metas is 0, it must be at least 1"),
+    ("--top-p 0", "--top-p is 0.0, it must be above 0"),
+    ("--temperature nan", "--temperature is nan"),
+    ("--budget 3", "unknown flag --budget"),
+    ("--compare a.json", "--compare takes two result files or more"),
+    ("--compare a.json b.json", "a.json cannot be read: No such file or directory"),
+    ("--data toy --limit 1 --model ./nowhere", "model ./nowhere is neither toy, nor a folder"),
+    ("--device tpu", "--device tpu is not available here")])
+def test_mistakes_are_one_line(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(flags.split())
+    assert message in stopped.value.code and stopped.value.code.startswith("eval.py: ")
+    assert "\n" not in stopped.value.code and not list(tmp_path.iterdir())
+
+
+def test_budget_beyond_the_model_and_output_name(folder):
+    with pytest.raises(SystemExit, match="reads at most 256 tokens: lower --max-new-tokens"):
+        command(folder, "--max-new-tokens", 300)
+    with pytest.raises(SystemExit, match="must end in .json"):
+        command(folder, output="out.txt")
+    (folder / "notes.json").write_text('{"a": 1}')
+    with pytest.raises(SystemExit, match="notes.json holds another evaluation"):
+        command(folder, output="notes.json")
+    with pytest.raises(SystemExit, match="notes.json is no result of an evaluation"):
+        main(["--compare", str(folder / "notes.json"), str(folder / "notes.json")])
+
+
+def test_a_large_model_needs_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    Qwen3Config(hidden_size=4096, intermediate_size=12_288, num_hidden_layers=4).save_pretrained("large")
+    (tmp_path / "large" / "model.safetensors").touch()
+    with pytest.raises(SystemExit, match=r"large has \d\.\d billion parameters and there is no GPU"):
+        main(["--model", "large", "--limit", "2"])

@@ -1,0 +1,193 @@
+"""The figures of an evaluation, against enumeration and hand-worked examples."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics import (awareness, bootstrap, calibration, correlation, difference, in_range, intervals, pass_at_k,
+                     ranks, spearman, summarise)
+
+
+def record(level, correct, lengths, predictions, name="p", hinted=None):
+    """predictions: pairs of pass_rate and solution_length."""
+    completions = [{"text": "", "length": n, "finished": n < 9, "correct": c} for c, n in zip(correct, lengths)]
+    rewards = {"length": 1.0, "difficulty": 0.5, "notion": 0.0}
+    row = {"id": name, "level": level, "problem": "", "answer": "", "completions": completions,
+           "predictions": [{"text": "", "length": 4, "notions": None, "pass_rate": rate, "solution_length": length,
+                            "rewards": rewards} for rate, length in predictions]}
+    return row if hinted is None else row | {"hinted": [{"length": 5, "correct": c} for c in hinted]}
+
+
+RECORDS = [record("easy", [True, True], [3, 5], [(8, 4), (6, None)], "a"),
+           record("hard", [False, True], [9, 7], [(None, 7), (2, 9)], "b"),
+           record("hard", [False, False], [9, 9], [(0, 9), (None, None)], "c")]
+
+
+# --- pass@k -----------------------------------------------------------------------------------------------
+
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_right_one():
+    for n in range(1, 9):
+        for c in range(n + 1):
+            for k in range(1, n + 1):
+                draws = [any(i < c for i in drawn) for drawn in combinations(range(n), k)]
+                assert pass_at_k(n, c, k) == pytest.approx(sum(draws) / len(draws), abs=1e-12)
+
+
+def test_pass_at_k_is_unbiased():
+    """Its expectation over Binomial(n, p) is 1 - (1 - p)^k, for any n >= k."""
+    from math import comb
+    for p in (0.05, 0.3, 0.9):
+        mean = sum(comb(10, c) * p**c * (1 - p)**(10 - c) * pass_at_k(10, c, 4) for c in range(11))
+        assert mean == pytest.approx(1 - (1 - p)**4)
+
+
+def test_pass_at_k_of_large_numbers_is_exact():
+    from fractions import Fraction
+    from math import comb
+    for n, c, k in ((100_000, 3, 50_000), (4096, 1, 1), (2048, 40, 1024), (5000, 4999, 2)):
+        exact = 1 - Fraction(comb(n - c, k), comb(n, k))
+        assert pass_at_k(n, c, k) == pytest.approx(float(exact), rel=1e-9)
+
+
+@pytest.mark.parametrize("n, c, k", [(4, 1, 5), (4, 5, 1), (4, -1, 1), (4, 1, 0), (0, 0, 1)])
+def test_pass_at_k_refuses_what_is_not_defined(n, c, k):
+    with pytest.raises(ValueError, match="not defined"):
+        pass_at_k(n, c, k)
+
+
+# --- Intervals --------------------------------------------------------------------------------------------
+
+def test_bootstrap_finds_the_standard_error():
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    low, high = bootstrap(values)
+    error = values.std() / 20
+    assert (values.mean() - low) / error == pytest.approx(1.96, abs=0.15)
+    assert (high - values.mean()) / error == pytest.approx(1.96, abs=0.15)
+    assert bootstrap(values) == (low, high)
+
+
+def test_bootstrap_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    hits = [low <= 0.3 <= high for low, high in (bootstrap(rng.random(60) < 0.3, resamples=300) for _ in range(300))]
+    assert 0.90 < np.mean(hits) < 0.98
+
+
+def test_bootstrap_of_little():
+    assert bootstrap([]) is None and bootstrap([1.0]) is None and bootstrap([2.0, 2.0]) == (2.0, 2.0)
+    assert bootstrap([(1, 1), (1, 2)], correlation) is None              # not defined in any resample
+    low, high = bootstrap([(1, 1), (2, 2), (3, 2)], correlation)         # and here in some
+    assert 0 < low <= high <= 1.0000001
+
+
+# --- Meta-awareness ---------------------------------------------------------------------------------------
+
+def test_awareness_by_hand():
+    rates, lengths = awareness(RECORDS)
+    assert rates == [(0.875, 1.0), (0.25, 0.5), (0.0, 0.0)]
+    assert lengths == [(4.0, 4.0), (8.0, 7.0)]              # nothing is right in the third
+
+
+def test_calibration_by_hand():
+    cells, error = calibration(RECORDS)
+    assert cells == [(0, 0, 1), (0.25, 0.5, 1), (0.75, 1, 1), (1, 1, 1)] and error == pytest.approx(0.5 / 4)
+    merged = [record("", [True], [1], [(4, 1)]), record("", [False], [1], [(4, 1), (4, 1)])]
+    assert calibration(merged) == ([(0.5, pytest.approx(1 / 3), 3)], pytest.approx(1 / 6))
+    assert calibration([record("", [True], [1], [(None, 1)])]) == ([], None)
+
+
+def test_length_in_range_by_hand():
+    assert in_range(RECORDS) == pytest.approx(2 / 3)        # 4 in 3..5, 7 in 7..7, 9 not; the third has no range
+    assert in_range(RECORDS[2:]) is None
+
+
+def test_ranks_share_ties():
+    assert ranks([3.0, 1.0, 3.0, 2.0, 3.0]).tolist() == [4, 1, 4, 2, 4]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=8))
+def test_ranks_and_spearman_by_counting(pairs):
+    for column in np.transpose(pairs):
+        counted = [sum(y < x for y in column) + (sum(y == x for y in column) + 1) / 2 for x in column]
+        assert ranks(column).tolist() == counted
+    scaled = [(np.exp(x), -7 * y ** 3) for x, y in pairs]               # monotone: the first keeps, the second turns
+    one, other = spearman(pairs), spearman(scaled)
+    assert (one is None) == (other is None) and (one is None or one == pytest.approx(-other))
+
+
+def test_spearman_by_hand():
+    """Without ties it is 1 - 6 sum d^2 / (n (n^2 - 1)): ranks 1 2 3 4 against 2 1 4 3."""
+    assert spearman([(1, 20), (5, 10), (6, 900), (100, 30)]) == pytest.approx(1 - 6 * 4 / (4 * 15))
+    assert spearman([]) is None and spearman([(1, 2)]) is None
+
+
+def test_correlation_of_a_constant_is_none():
+    assert correlation([(0.5, 0.1), (0.5, 0.9)]) is None and correlation([]) is None and correlation([(1, 1)]) is None
+
+
+# --- Summaries --------------------------------------------------------------------------------------------
+
+def test_summary_by_hand():
+    figures = summarise(RECORDS)
+    assert figures["accuracy"] == 0.5 and figures["accuracy/easy"] == 1 and figures["accuracy/hard"] == 0.25
+    assert figures["pass@1"] == 0.5 and figures["pass@2"] == pytest.approx(2 / 3) and "pass@4" not in figures
+    assert figures["completions/mean_length"] == 7 and figures["completions/clipped_ratio"] == 0.5
+    assert figures["frac_always_right"] == pytest.approx(1 / 3) == figures["frac_never_right"]
+    assert figures["meta/reward/length"] == 1 and figures["meta/reward"] == 0.5
+    assert figures["meta/completions/mean_length"] == 4 and figures["meta/correlation/length"] == pytest.approx(1)
+    x, y = np.array([0.875, 0.25, 0.0]), np.array([1, 0.5, 0])
+    assert figures["meta/correlation/pass_rate"] == pytest.approx(
+        ((x - x.mean()) * (y - y.mean())).sum() / np.sqrt(((x - x.mean()) ** 2).sum() * ((y - y.mean()) ** 2).sum()))
+    assert figures["meta/spearman/pass_rate"] == pytest.approx(1)
+    assert figures["meta/error/pass_rate"] == pytest.approx((0.125 + 0.25 + 0) / 3)
+    assert figures["meta/error/length"] == 0.5 and figures["meta/length_in_range"] == pytest.approx(2 / 3)
+    assert [figures[f"meta/valid/{name}"] for name in ("notions", "pass_rate", "solution_length")] == [
+        0, pytest.approx(2 / 3), pytest.approx(2 / 3)]
+
+
+def test_gating_by_hand():
+    """Gated: unanimous 8, and unanimous 0. Without variance: the first and the third."""
+    records = [record("", correct, [3, 3], [(rate, 3) for rate in rates]) for correct, rates in (
+        ([True, True], [8, 8]), ([True, False], [0, 0]), ([False, False], [0, 8]), ([True, False], [4, 4]))]
+    figures = summarise(records)
+    assert [figures[f"meta/gating/{name}"] for name in ("precision", "recall", "f1", "base_rate")] == [.5, .5, .5, .5]
+    assert summarise(records[3:])["meta/gating/precision"] is None
+
+
+def test_hints_are_paired():
+    records = [record("", [True, False], [3, 3], [(8, 3)], str(i), hinted=[True, i > 0]) for i in range(3)]
+    figures = summarise(records)
+    assert figures["hints/accuracy"] == pytest.approx(5 / 6) and figures["hints/gain"] == pytest.approx(1 / 3)
+    assert figures["hints/mean_length"] == 5 and intervals(records)["hints/gain"] == (0, 0.5)
+    assert "hints/gain" not in summarise(RECORDS)
+
+
+def test_intervals_of_the_summary():
+    ends, figures = intervals(RECORDS), summarise(RECORDS)
+    assert set(ends) <= set(figures) and {"accuracy", "pass@2", "meta/correlation/pass_rate"} <= set(ends)
+    assert all(low - 1e-9 <= figures[name] <= high + 1e-9 for name, (low, high) in ends.items())
+
+
+def test_difference_pairs_by_id():
+    """One evaluation is better by exactly 1/2 on each problem: certain, however unequal the problems are."""
+    before = [record("", [i % 2 == 0, False], [3, 3], [], str(i)) for i in range(20)]
+    after = [record("", [i % 2 == 0, True], [3, 4], [], str(i)) for i in reversed(range(20))]
+    gained = difference(before, after)
+    assert gained["accuracy"] == (0.5, (0.5, 0.5)) and gained["completions/mean_length"] == (0.5, (0.5, 0.5))
+    low, high = intervals(before)["accuracy"]
+    assert high - low > 0.1                                 # unpaired it would drown
+    assert difference(after, before)["accuracy"][0] == -0.5
+    mixed = difference(before, before[:10] + after[:10])
+    assert mixed["accuracy"][0] == 0.25 and mixed["accuracy"][1][0] < 0.25 < mixed["accuracy"][1][1]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda rows: rows[1:], "1 are only in the first and 0 only in the second"),
+    (lambda rows: [rows[0] | {"problem": "other"}, rows[1]], "problem 0 has another text"),
+    (lambda rows: [rows[0], rows[0]], "same id")])
+def test_difference_refuses_other_problems(change, message):
+    rows = [record("", [True], [3], [], str(i)) for i in range(2)]
+    with pytest.raises(ValueError, match=message):
+        difference(rows, change(rows))
