@@ -20,6 +20,7 @@ if not sys.stdout.isatty():
 
 import dataclasses
 import functools
+import math
 import random
 import time
 
@@ -59,7 +60,7 @@ def train(config):
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     gate_audit, cutoff_audit, experts = Audit(), Audit(), []
-    state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0}
+    state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0, "broken": 0}
     if checkpoint:
         optimizer.load_state_dict(checkpoint["optimizer"])
         gate_audit.load_state_dict(checkpoint["gate_audit"])
@@ -88,7 +89,7 @@ def train(config):
     bar = tqdm(total=config.steps, initial=state["step"], desc=config.algo, unit="step", file=sys.stdout,
                dynamic_ncols=True)
 
-    while state["step"] < config.steps and not stop.requested:
+    while state["step"] < config.steps and state["broken"] < 2 and not stop.requested:
         step, started = state["step"], time.perf_counter()
         torch.manual_seed(1_000_003 * config.seed + step)       # a resumed step draws what it would have drawn
         collector = Collector(policy, tokenizer, config, stream.draw, random.Random(f"{config.seed} {step}"))
@@ -117,6 +118,10 @@ def train(config):
             rollouts = concat([batch.solutions, batch.metas])
         metrics = update(policy, reference, optimizer, rollouts, advantages, config,
                          weight=config.problems_per_step / len(batch.problems))
+        broken = not math.isfinite(metrics["grad_norm"])        # then `update` has left the weights alone
+        if broken:
+            bar.write(f"step {step}: a loss or gradient is not finite, the weights stay as they are. The problems were "
+                      f"{', '.join(problem.id for problem in batch.problems)}", file=sys.stdout)
         if config.algo == "masa-efficient" and config.clone:
             experts += find_experts(tokenizer, batch, aligned, config)
             if len(experts) >= config.clone_size:
@@ -128,7 +133,7 @@ def train(config):
         seconds, tokens = time.perf_counter() - started, sum(rollouts.lengths) + batch.wasted
         state = {"step": step + 1, "position": stream.position, "tokens": state["tokens"] + tokens,
                  "audit_tokens": state["audit_tokens"] + batch.metrics.get("audit/tokens", 0),
-                 "seconds": state["seconds"] + seconds}
+                 "seconds": state["seconds"] + seconds, "broken": state["broken"] + 1 if broken else 0}
         metrics |= batch.metrics | path_metrics(batch.solutions, rewards, config.group_size, "")
         if batch.metas:
             metrics |= path_metrics(batch.metas, scores, config.meta_group_size, "meta/")

@@ -31,9 +31,9 @@ MAX_CHARACTERS = 200_000        # of a completion that are searched for notions
 TAIL = 10_000                   # characters at the end of a meta rollout that are searched for the JSON object
 KEYS = ("math_notion", "pass_rate", "solution_length")
 
-# Words without content; matched against solutions they would be right for free.
+# Words without content; matched against solutions they would be right for free. So would the answer's format.
 FUNCTION_WORDS = frozenset(
-    "a about after all also an and any are as at be been both but by can do does each for from has have hence here "
+    "boxed a about after all also an and any are as at be been both but by can do does each for from has have hence here "
     "how if in into is it its let more no not now of on one only or other our over same so some such than that the "
     "their them then there therefore these they this those thus to up us use we what when where which will with you"
     .split())
@@ -62,11 +62,11 @@ def parse_meta(text):
         return MetaPrediction()
     offset = max(0, len(text) - TAIL)
     tail, found, start = text[offset:], None, 0
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(strict=False, parse_int=lambda digits: int(digits) if len(digits) < 20 else None)
     while (start := tail.find("{", start)) >= 0:
         try:
             value, end = decoder.raw_decode(tail, start)
-        except (ValueError, RecursionError):        # ValueError: no JSON, or an integer of 4,300 digits
+        except (ValueError, RecursionError):
             start += 1
             continue
         if any(key in value for key in KEYS):
@@ -126,12 +126,13 @@ def notion_reward(notions, problem, completions, correct, variant="count"):
 
     notions: strings, or None. problem: the statement, without the instructions around it. completions: G texts.
     variant "rate" asks for a larger share of the correct than of the incorrect solutions. Notions are compared
-    without regard to case, white space and repetition; those that the problem mentions, or that are mere
-    function words, count neither for nor against. 0.0 if nothing is left.
+    without regard to case, white space and repetition; those that the problem mentions, that are mere function
+    words, or that have no letter in them, count neither for nor against. 0.0 if nothing is left.
     """
     problem = plain(problem)
     left = [notion for notion in dict.fromkeys(map(plain, notions or ()))
-            if notion.strip() and not set(notion.split()) <= FUNCTION_WORDS and not mentions(problem, notion)]
+            if re.search(r"[^\W\d_]", notion) and not set(notion.split()) <= FUNCTION_WORDS
+            and not mentions(problem, notion)]
     right = [plain(text) for text, c in zip(completions, correct) if c]
     wrong = [plain(text) for text, c in zip(completions, correct) if not c]
     hits = 0
@@ -166,8 +167,8 @@ def mentions(text, notion):
     notion = notion.strip()
     if notion[-1:] == "s" and len(notion) > 3 and notion[-2] not in "sui":      # not gas, class, locus, axis
         stem = notion[:-3] + "y" if notion.endswith("ies") else notion[:-1]
-        forms = {notion, stem, notion[:-2] if notion.endswith("es") else stem}
+        forms = {notion, stem, notion[:-2] if re.search("(s|x|z|ch|sh)es$", notion) else stem}
     else:
         plural = notion[:-1] + "ies" if re.search("[^aeiou]y$", notion) else notion + "s"
-        forms = {notion, plural, notion + "es"}
+        forms = {notion, plural, notion + "es" if re.search("(s|x|z|ch|sh)$", notion) else plural}
     return any(f" {form} " in text for form in forms)

@@ -104,12 +104,13 @@ class Rollouts:
 
     def micro_batches(self, rows, max_tokens):
         """Lists of `rows` (indices) of similar width, each of at most `max_tokens` tokens with its padding."""
-        widths = (self.prompt_mask.sum(1) + self.mask.sum(1)).tolist()
-        batch = []
-        for row in sorted(rows, key=lambda row: widths[row]):
-            if batch and (len(batch) + 1) * widths[row] > max_tokens:
+        prompts, completions = self.prompt_mask.sum(1).tolist(), self.lengths
+        batch, left, right = [], 0, 0                           # and the longest prompt and completion in it
+        for row in sorted(rows, key=lambda row: prompts[row] + completions[row]):
+            left, right = max(left, prompts[row]), max(right, completions[row])
+            if batch and (len(batch) + 1) * (left + right) > max_tokens:
                 yield batch
-                batch = []
+                batch, left, right = [], prompts[row], completions[row]
             batch.append(row)
         if batch:
             yield batch
@@ -194,7 +195,8 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     prompt_mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
     limits = torch.tensor(budgets, device=device)
-    sampling = dict(do_sample=True, temperature=temperature, top_p=top_p) if temperature else dict(do_sample=False)
+    sampling = (dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if temperature
+                else dict(do_sample=False))
     completion_ids = torch.full((len(prompts), longest), pad, device=device)
     with sampling_mode(model):
         left = sorted(range(len(prompts)), key=lambda row: budgets[row])
@@ -202,7 +204,7 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
             size = max(1, max_tokens // (width + budgets[left[-1]])) if max_tokens else len(left)
             rows, left = left[-size:], left[:-size]
             config = GenerationConfig(
-                **sampling, top_k=0, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
+                **sampling, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
                 eos_token_id=ends, max_new_tokens=budgets[rows[-1]])
             sequences = model.generate(
                 input_ids=prompt_ids[rows], attention_mask=prompt_mask[rows].long(), generation_config=config,

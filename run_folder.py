@@ -10,6 +10,7 @@ A checkpoint is written beside the old one and takes its place by renaming, so t
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -75,7 +76,9 @@ class RunFolder:
     # Metrics: appended line by line. What a killed run logged after its last checkpoint is cut off on resuming.
 
     def append(self, name, row):
-        """Add one JSON line to a .jsonl file; `row` has its step under "step"."""
+        """Add one JSON line to a .jsonl file; `row` has its step under "step". What is not finite becomes null."""
+        row = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+               for key, value in row.items()}
         with open(self.path / name, "a") as file:
             file.write(json.dumps(row, ensure_ascii=True) + "\n")
 

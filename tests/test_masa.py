@@ -199,6 +199,27 @@ def test_meta_rollouts_are_rewarded_by_the_solutions_of_their_own_problem(tiny_p
     assert aligned == [{"length": 0.0, "difficulty": 1.0, "notion": 1.0}] * 6
 
 
+def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tmp_path, problems, sometimes_right,
+                                                                        monkeypatch, capsys):
+    model = save_chat_model(tmp_path / "model")
+    whole, calls = group_advantages, []
+
+    def poisoned(rewards, *arguments):                          # steps 1, 3 and 4 of the run
+        calls.append(rewards)
+        return whole(rewards, *arguments) * (float("nan") if len(calls) in (2, 4, 5) else 1.0)
+    monkeypatch.setattr(masa, "group_advantages", poisoned)
+    common = ["--model", model, "--data", problems, *SMALL, "--algo", "grpo", "--output", tmp_path / "run"]
+    run(*common, "--steps", 1)
+    once = weights(tmp_path / "run/checkpoint")
+    run(*common, "--steps", 2, "--resume")
+    assert same_weights(once, weights(tmp_path / "run/checkpoint")) and "problems-" in capsys.readouterr().out
+    run(*common, "--steps", 9, "--resume")
+    said = capsys.readouterr().out
+    assert "Stopped after 5 of 9 steps" in said and "not finite" in said
+    assert [row["grad_norm"] is None for row in rows(tmp_path / "run")] == [False, True, False, True, True]
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run/checkpoint").values())
+
+
 # --- The toy world ----------------------------------------------------------------------------------------
 
 def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):

@@ -89,11 +89,11 @@ def test_budgets_and_splits(tiny_policy, most, calls_at_most, pad):
     model, tokenizer = tiny_policy(eos=[3, 40])
     tokenizer.pad_token = pad
     prompts, budgets = [[10, 11, 12], [13], [14, 15], [16, 16, 16], [17, 17], [18]], [1, 6, 2, 3, 3, 5]
-    says = {12: [20] * 6, 13: [21] * 6, 15: [22] * 6, 16: [23, 23, 3], 17: [24, 24, 24, 3], 18: [25, 40]}
+    says = {12: [20] * 6, 13: [21, 21, 3], 15: [22] * 6, 16: [23, 23, 3], 17: [24, 24, 24, 3], 18: [25, 40]}
     calls = play(model, says, 3)
     rollouts = generate(model, tokenizer, prompts, budgets, max_tokens=most)
-    assert sampled(rollouts) == [[20], [21] * 6, [22] * 2, [23, 23, 3], [24] * 3, [25, 40]]
-    assert rollouts.finished.tolist() == [False, False, False, True, False, True]
+    assert sampled(rollouts) == [[20], [21, 21, 3], [22] * 2, [23, 23, 3], [24] * 3, [25, 40]]
+    assert rollouts.finished.tolist() == [False, True, False, True, False, True]
     assert rollouts.prompt_mask.tolist() == [[i >= 3 - len(prompt) for i in range(3)] for prompt in prompts]
     assert rows_of(rollouts.prompt_ids, rollouts.prompt_mask) == prompts
     assert sorted(key for keys, _ in calls for key in keys) == list(says) and len(calls) <= calls_at_most
@@ -159,17 +159,16 @@ def test_concat_and_select_keep_rows_aligned(tiny_policy):
             assert part.prompt_mask[:, -1].all() and part.mask[:, 0].all()
 
 
-def test_as_rollouts_and_micro_batches():
+@pytest.mark.parametrize("rows, most", [(range(5), 99), (range(5), 12), ([4, 3], 14), ([3, 1], 1), ([], 9)])
+def test_as_rollouts_and_micro_batches(rows, most):
     prompts, completions = [[1], [2, 3], [4, 0], [5, 6, 7], [8]], [[9], [0, 9], [3], [2, 9, 9], [7, 7, 7, 7, 7, 7]]
     made = as_rollouts(prompts, completions, "cpu")
     assert rows_of(made.prompt_ids, made.prompt_mask) == prompts and sampled(made) == completions
     assert made.prompt_mask[:, -1].all() and made.mask[:, 0].all()
-    for rows, most in [(range(5), 99), (range(5), 12), ([4, 3], 14), ([3, 1], 1), ([], 9)]:
-        batches = list(made.micro_batches(rows, most))
-        assert sorted(sum(batches, [])) == sorted(rows) and all(batches) and len(batches) <= (1 if most == 99 else 3)
-        for batch in batches:
-            part = made.select(batch)
-            assert len(batch) == 1 or len(batch) * (part.prompt_ids.shape[1] + part.mask.shape[1]) <= most
+    batches = list(made.micro_batches(rows, most))
+    assert sorted(sum(batches, [])) == sorted(rows) and all(batches) and len(batches) <= (1 if most == 99 else 3)
+    for part in map(made.select, batches):
+        assert len(part) == 1 or len(part) * (part.prompt_ids.shape[1] + part.mask.shape[1]) <= most
 
 
 def test_encode_with_a_chat_template_and_without(tiny_policy):
