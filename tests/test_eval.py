@@ -63,14 +63,14 @@ def test_seed_makes_batches_independent(tiny_policy):
 
 
 def test_hinted_solutions_see_the_notions(tiny_policy, monkeypatch):
-    """Every prompt of every phase, with a policy that always says one thing."""
+    """Every prompt of every phase, with a policy that predicts w0, w1, ... in turn and always answers 0."""
     from rollout import generate as real
     model, tokenizer = tiny_policy()
     seen = []
 
     def generate(model, tokenizer, prompts, budget, *rest):
         rollouts = real(model, tokenizer, prompts, budget, *rest)
-        rollouts.texts = [META if budget == 4 else r"\boxed{0}"] * len(prompts)
+        rollouts.texts = [META.replace("w3", f"w{i}") if budget == 4 else r"\boxed{0}" for i in range(len(prompts))]
         seen.append(prompts)
         return rollouts
     monkeypatch.setattr(evaluation, "generate", generate)
@@ -80,9 +80,10 @@ def test_hinted_solutions_see_the_notions(tiny_policy, monkeypatch):
     def encoded(chat):
         return evaluation.encode(tokenizer, chat, False)
     assert plain[0] == encoded(solution_messages("w0 w1")) and plain[3] == encoded(solution_messages("w1 w2"))
-    assert hinted == [encoded(hint_messages(p.text, ["w3 w4"])) for p in PROBLEMS[:2] for _ in range(3)]
+    told = zip("w0 w0 w0 w1 w1 w1".split(), "w1 w1 w1 w2 w2 w2".split(), "w0 w1 w0 w2 w3 w2".split())
+    assert hinted == [encoded(hint_messages(f"{a} {b}", [f"{notion} w4"])) for a, b, notion in told]
     assert [c["correct"] for c in record["hinted"]] == [True] * 3 and not other["hinted"][0]["correct"]
-    assert record["predictions"][0]["notions"] == ["w3 w4", "<end>"] and record["predictions"][1]["pass_rate"] == 6
+    assert record["predictions"][1]["notions"] == ["w1 w4", "<end>"] and other["predictions"][1]["pass_rate"] == 6
     assert summarise([record, other])["hints/gain"] == 0
 
 
@@ -114,10 +115,14 @@ def test_an_interrupted_evaluation_equals_an_uninterrupted_one(folder, monkeypat
     with pytest.raises(SystemExit, match=r"out.jsonl holds another evaluation: seed was 0, now 1\. Choose another"):
         command(folder, "--hints", "--seed", 1)
 
-    def no_second_time(self, name, records, seconds):
+    def stop_in_the_fourth_batch(self, name, records, seconds):
         assert not {record["id"] for record in records} & {record["id"] for record in self.records(name)}
         append(self, name, records, seconds)
-    monkeypatch.setattr(Results, "append", no_second_time)
+        if len(self.batches) == 4:
+            raise KeyboardInterrupt
+    monkeypatch.setattr(Results, "append", stop_in_the_fourth_batch)
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        command(folder, "--hints")
     continued = command(folder, "--hints")
     part, same = continued["data"]["problems"], whole["data"]["problems"]
     assert part["records"] == same["records"] and part["summary"] == same["summary"]

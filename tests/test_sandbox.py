@@ -19,7 +19,7 @@ def test_right_and_wrong_code():
     assert not passes(double, "assert double(4) == 9")
     assert not passes("def double(n) return", "pass") and not passes("raise ValueError", "pass")
     assert passes("", "") and not passes("", "double(4)")
-    assert passes("from collections import *", "import datetime, decimal, fractions, heapq, itertools, random, typing")
+    assert passes("from collections import *", "import datetime, decimal, heapq, itertools, random, typing")
     assert passes("def f():\n    return [1.0]", "import numpy as np\nassert np.allclose(f(), [1])")
     assert passes("import sys\nprint('x' * 10**6)\nsys.stdin.read()", "")           # to nowhere, from nowhere
 
@@ -103,9 +103,10 @@ def test_no_network_even_past_the_hook():
     assert reached == (not prefix)
 
 
-def test_children_die_with_it():
+@pytest.mark.parametrize("confined", [True, False])
+def test_children_die_with_it(confined):
     """Without the hook, a child that left the group, if a namespace holds it; a pipe tells whether it is alive."""
-    prefix, nobody = sandbox.confinement()
+    prefix, nobody = sandbox.confinement() if confined else ((), None)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         pipe = os.path.join(folder, "pipe")
