@@ -13,6 +13,7 @@ trouble, its *gradient* is the policy gradient. Plain values in, plain values ou
 """
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 
 def group_advantages(rewards, group_size, keep=None):
@@ -34,22 +35,38 @@ def group_advantages(rewards, group_size, keep=None):
     return torch.where(varied, centred / (std + 1e-6), 0.0).flatten()
 
 
-def token_logprobs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=1.0):
+def token_logprobs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=1.0, chunk=512):
     """Log-probability of each completion token and entropy of the distribution it was drawn from.
 
     prompt_ids, prompt_mask: [B, P], left-padded. completion_ids, mask: [B, T], right-padded, the mask True on
-    sampled tokens. Returns two [B, T] tensors in float32, with meaningless values where the mask is False; only
-    the first one carries gradients. `temperature` must be the sampler's, or the ratios are not of the policy.
+    sampled tokens. Returns two [B, T] tensors in float32, 0 where the mask is False; only the first one carries
+    gradients. `temperature` must be the sampler's, or the ratios are not of the policy.
+
+    With a vocabulary of 151,936 the logits of 8,192 tokens take 5 GB, and several copies of them are needed. So the
+    LM head is applied to `chunk` tokens at a time, and once more in the backward pass instead of keeping them.
     """
     input_ids = torch.cat([prompt_ids, completion_ids], dim=1)
     attention_mask = torch.cat([prompt_mask, mask], dim=1).long()
     position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)         # padding must not shift a position
-    outputs = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-                    use_cache=False, logits_to_keep=completion_ids.shape[1] + 1)
-    logprobs = (outputs.logits[:, :-1].float() / temperature).log_softmax(-1)       # position t predicts t + 1
+    hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+                              use_cache=False).last_hidden_state
+    hidden = hidden[:, -completion_ids.shape[1] - 1:-1][mask]           # position t predicts t + 1: [tokens, H]
+    parts = [checkpoint(head_logprobs, model.get_output_embeddings(), hidden[i:i + chunk],
+                        completion_ids[mask][i:i + chunk], temperature, use_reentrant=False)
+             for i in range(0, max(1, len(hidden)), chunk)]
+    logprobs, entropy = (torch.cat(column) for column in zip(*parts))
+    empty = torch.zeros(mask.shape, dtype=logprobs.dtype, device=mask.device)
+    return empty.masked_scatter(mask, logprobs), empty.masked_scatter(mask, entropy)
+
+
+def head_logprobs(lm_head, hidden, token_ids, temperature):
+    """Log-probabilities of `token_ids` [N] and entropies [N], in float32 or better, from hidden states [N, H]."""
+    logits = lm_head(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logprobs = logits.log_softmax(-1)
     with torch.no_grad():
         entropy = -(logprobs.exp() * logprobs).sum(-1)
-    return logprobs.gather(-1, completion_ids[..., None]).squeeze(-1), entropy
+    return logprobs.gather(-1, token_ids[:, None]).squeeze(-1), entropy
 
 
 def loss_total(lengths, aggregation, max_tokens):

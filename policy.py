@@ -33,7 +33,13 @@ def load_policy(name, device="cpu", trust_remote_code=False):
             name, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code)
     except Exception as error:          # no such model, no tokenizer, unknown type, damaged weights, no network
         raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None
-    return model.to(device), tokenizer
+    model = model.to(device)
+    ids = torch.arange(2, device=device)[None]
+    with torch.no_grad():
+        logits = model.get_output_embeddings()(model.base_model(ids).last_hidden_state)
+        if not torch.allclose(logits, model(ids).logits, rtol=1e-3, atol=1e-3):     # as Gemma 2 and Cohere do
+            raise ValueError(f"model {name} changes its logits after the LM head, which grpo.token_logprobs does not do")
+    return model, tokenizer
 
 
 def pick_device(name):
