@@ -261,6 +261,9 @@ def keep_fitting(problems, policy, tokenizer, config):
 
 
 def main(arguments=None):
+    """The command line; `arguments` are those of sys.argv by default. A user's mistake ends in one line."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")       # a model may say what the terminal cannot show
     try:
         config = parse_config(arguments)
         train(config)

@@ -16,6 +16,7 @@ COLOURS = {"solution": "#2a6f97", "meta": "#c8553d", "length": "#6a994e", "diffi
            "notion": "#7b2d8b"}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
          "axes.titlesize": 11, "savefig.dpi": 150, "figure.constrained_layout.use": True}
+DETAILS = ("pass@", "meta/valid", "meta/spearman", "meta/error", "meta/gating", "meta/length_in_range")
 LINES = ["#2a6f97", "#c8553d", "#6a994e", "#7b2d8b", "#bc6c25", "#444444"]       # of evaluations in one picture
 
 
@@ -39,8 +40,9 @@ def print_columns(title, columns, width):
 
 
 def print_table(evaluations, title="held-out problems"):
-    """The figures of evaluations side by side. evaluations: {heading: records of `evaluate`}."""
-    print_columns(title, {heading: {name: cell(value) for name, value in summarise(records).items()}
+    """The main figures of evaluations side by side. evaluations: {heading: records of `evaluate`}."""
+    print_columns(title, {heading: {name: cell(value) for name, value in summarise(records).items()
+                                    if not name.startswith(DETAILS)}
                           for heading, records in evaluations.items()}, 10)
 
 
@@ -118,14 +120,15 @@ def one_of_each(problems, solutions, correct, metas, aligned):
 
 
 def print_rollouts(row, bar):
-    """Print a row of `one_of_each`, which also has its step."""
+    """Print a row of `one_of_each`, which also has its step. A model's control characters are spelled out."""
     lines = [f"--- step {row['step']} ---", f"problem     {row['problem']}",
              f"solution    {row['solution']}", f"            reward {row['solution_reward']:.0f} (gold answer "
              f"{row['answer']}), {row['solution_tokens']} tokens; {row['pass_rate']:.0%} of its group are right"]
     if "meta" in row:
         rewards = ", ".join(f"{name} {value:.2f}" for name, value in row["meta_rewards"].items())
         lines += [f"prediction  {row['meta']}", f"            rewards: {rewards}"]
-    bar.write("\n".join(line.replace("\n", "\n            ") for line in lines), file=sys.stdout)
+    text = "\n".join(line.replace("\n", "\n            ") for line in lines)
+    bar.write("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text), file=sys.stdout)
 
 
 # --- Pictures ---------------------------------------------------------------------------------------------
