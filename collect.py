@@ -150,7 +150,7 @@ class Collector:
     def predictions(self, metas):
         """The MetaPredictions of each problem: N lists of M."""
         size = self.config.meta_group_size
-        return [[parse_meta(text) for text in metas.texts[i:i + size]] for i in range(0, len(metas), size)]
+        return [[parse_meta(text, self.config.max_new_tokens) for text in metas.texts[i:i + size]] for i in range(0, len(metas), size)]
 
     def flags(self, predictions):
         """Does gating call the group of a problem one without variance, by its M predictions?"""

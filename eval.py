@@ -123,7 +123,7 @@ def evaluate(model, tokenizer, problems, samples=8, metas=8, budget=96, meta_bud
                 texts, lengths, correct = ([c[key] for c in solutions[i]] for key in ("text", "length", "correct"))
                 predictions = []
                 for prediction in predicted[i * metas:(i + 1) * metas]:
-                    p = parse_meta(prediction["text"])
+                    p = parse_meta(prediction["text"], budget)
                     predictions.append({
                         "text": prediction["text"], "length": prediction["length"],
                         "notions": None if p.notions is None else list(p.notions),

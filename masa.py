@@ -182,8 +182,9 @@ def self_alignment(batch, config):
     for row, text in enumerate(batch.metas.texts):
         i = row // config.meta_group_size
         group = slice(i * config.group_size, (i + 1) * config.group_size)
-        aligned.append(meta_rewards(parse_meta(text), batch.problems[i].text, batch.solutions.texts[group],
-                                    batch.solutions.lengths[group], batch.correct[group], config.notion_variant))
+        aligned.append(meta_rewards(
+            parse_meta(text, config.max_new_tokens), batch.problems[i].text, batch.solutions.texts[group],
+            batch.solutions.lengths[group], batch.correct[group], config.notion_variant))
     return aligned
 
 
@@ -204,7 +205,7 @@ def find_experts(tokenizer, batch, aligned, config):
     for i, problem in enumerate(batch.problems):
         group = slice(i * config.group_size, (i + 1) * config.group_size)
         metas = slice(i * config.meta_group_size, (i + 1) * config.meta_group_size)
-        expert = correct_expert([parse_meta(text) for text in batch.metas.texts[metas]],
+        expert = correct_expert([parse_meta(text, config.max_new_tokens) for text in batch.metas.texts[metas]],
                                 [terms["notion"] for terms in aligned[metas]],
                                 batch.solutions.lengths[group], batch.correct[group])
         if expert:

@@ -3,10 +3,6 @@
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")           # files only: no screen is needed
-
 import matplotlib.pyplot as plt
 import numpy as np
 

@@ -52,11 +52,12 @@ class MetaPrediction:
     reasoning: str = ""
 
 
-def parse_meta(text):
+def parse_meta(text, max_length=2**31 - 1):
     """The prediction of a meta rollout: the last JSON object in `text` that has one of the three keys.
 
     Key order, spacing, line breaks, code fences and braces inside strings do not matter. An invalid or missing
-    field costs only itself: integers only, pass_rate in 0..8, solution_length in 1..2**31. Never raises.
+    field costs only itself: integers only, pass_rate in 0..8, solution_length in 1..max_length (tokens; the budget
+    of a solution, so that no absurd number spoils a mean). Never raises.
     """
     if not isinstance(text, str):
         return MetaPrediction()
@@ -81,7 +82,7 @@ def parse_meta(text):
         notions=tuple(map(printable, filter(is_text, notions)))
         if isinstance(notions, list) and len(notions) <= MAX_NOTIONS else None,
         pass_rate=pass_rate if type(pass_rate) is int and 0 <= pass_rate <= ATTEMPTS else None,
-        solution_length=length if type(length) is int and 1 <= length < 2**31 else None,
+        solution_length=length if type(length) is int and 1 <= length <= max_length else None,
         reasoning=text[:offset + start])
 
 

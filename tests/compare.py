@@ -70,8 +70,6 @@ def cost_to_reach(curve, accuracy):
 
 def plot(curves, path):
     """Held-out accuracy against steps and against tokens, a mean curve per algorithm over thin ones per seed."""
-    import matplotlib
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
     for colour, (algo, runs) in enumerate(curves.items()):

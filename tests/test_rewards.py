@@ -188,3 +188,8 @@ def test_notions_against_sets_of_words(notions, problem, solutions):
 
 def test_copyable_alone(run_alone):
     assert run_alone("rewards", "import rewards; print(rewards.difficulty_reward(4, [1, 0]))") == "1.0"
+
+
+def test_a_length_over_the_budget_is_no_prediction():
+    assert parse_meta('{"solution_length": 96}', 96).solution_length == 96
+    assert parse_meta('{"solution_length": 97, "pass_rate": 3}', 96) == MetaPrediction(pass_rate=3)
