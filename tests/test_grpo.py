@@ -195,3 +195,30 @@ def test_the_first_update_has_loss_near_zero_and_the_gradient_of_reinforce(tiny_
 
 def test_copyable_alone(run_alone):
     assert run_alone("grpo", "import grpo; print(grpo.loss_total([3, 4], 'token', 9))") == "7"
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 1000])
+def test_chunks_and_recomputation_change_neither_values_nor_gradients(tiny_policy, chunk):
+    """In float64, against the logits of the whole model at once, at a temperature, with padding on both sides."""
+    model, tokenizer = tiny_policy()
+    model.double()
+    torch.manual_seed(0)
+    prompt_mask = torch.tensor([[False, True, True], [True, True, True]])
+    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    prompt_ids, completion_ids = torch.randint(5, 60, (2, 3)), torch.randint(5, 60, (2, 4))
+    logprobs, entropy = token_logprobs(model, prompt_ids, prompt_mask, completion_ids, mask, 0.7, chunk)
+    weights = torch.randn(2, 4, dtype=torch.float64)
+    (logprobs * weights).sum().backward()
+    ours = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    for row in range(2):
+        prompt, completion = prompt_ids[row][prompt_mask[row]], completion_ids[row][mask[row]]
+        logits = model(torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1:-1] / 0.7
+        plain = logits.log_softmax(-1)
+        chosen = plain[range(len(completion)), completion]
+        (chosen * weights[row][mask[row]]).sum().backward()
+        torch.testing.assert_close(logprobs[row][mask[row]], chosen)
+        torch.testing.assert_close(entropy[row][mask[row]], -(plain.exp() * plain).sum(-1).detach())
+    for mine, p in zip(ours, model.parameters()):
+        torch.testing.assert_close(mine, p.grad)
+    assert logprobs.dtype == torch.float64 and not logprobs[~mask].any() and not entropy[~mask].any()
