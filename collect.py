@@ -17,20 +17,23 @@ import torch
 from gating import length_budget, should_skip
 from grader import grade
 from rewards import ATTEMPTS, parse_meta
-from rollout import Rollouts, concat, encode, generate, hint_messages, meta_messages, solution_messages
+from rollout import (Rollouts, concat, encode, generate, hint_messages, hintable, meta_messages,
+                     solution_messages)
 
 
 @dataclass
 class Collected:
-    """N problems with N * G solutions, and N * M predictions, or None in GRPO.
+    """N problems with N * G solutions, and N * M meta rollouts, or None in GRPO.
 
-    correct: [N * G] booleans. cut: [N * G] booleans, True where the cutoff stopped a solution before the budget.
+    correct: [N * G] booleans. predictions: N lists of M MetaPredictions, empty in GRPO. cut: [N * G] booleans, True
+    where the cutoff stopped a solution before its answer and before the budget.
     wasted: tokens sampled of problems that are not in the batch. metrics: what else is to be logged.
     """
     problems: list
     solutions: Rollouts
     correct: list
     metas: Rollouts | None
+    predictions: list
     cut: torch.Tensor
     wasted: int = 0
     metrics: dict = field(default_factory=dict)
@@ -71,11 +74,10 @@ class Collector:
         problems = self.draw(config.problems_per_step)
         metas = self.predict(problems) if config.algo != "grpo" else None
         predictions = self.predictions(metas) if metas else []
-        hints = [common_notions(group) for group in predictions] if config.hints and metas else None
-        solutions, correct = self.solve(problems, hints=hints)
-        metrics = self.judge_gate([self.flags(group) for group in predictions], correct, gate_audit)
+        solutions, correct = self.solve(problems, hints=self.hints(predictions))
         uncut = torch.zeros(len(correct), dtype=torch.bool)
-        return Collected(problems, solutions, correct, metas, uncut, metrics=metrics)
+        metrics = self.judge_gate([self.flags(group) for group in predictions], correct, uncut, gate_audit)
+        return Collected(problems, solutions, correct, metas, predictions, uncut, metrics=metrics)
 
     def sample_dynamically(self):
         """Groups with variance only, from up to `max_draws` batches of solutions; at least one group."""
@@ -98,34 +100,40 @@ class Collector:
             wasted -= sum(solutions.lengths[row] for row in rows)
         correct = [c for _, _, grades in kept for c in grades]
         return Collected([problem for problem, _, _ in kept], concat([part for _, part, _ in kept]), correct, None,
-                         torch.zeros(len(correct), dtype=torch.bool), wasted, {"problems_drawn": drawn})
+                         [], torch.zeros(len(correct), dtype=torch.bool), wasted,
+                         {"problems_drawn": drawn, "problems_kept": len(kept)})
 
     def predict_first(self, gate_audit, cutoff_audit):
-        """The sequence of Algorithm 1: predict, gate, solve with the budgets that were predicted; then audit both."""
+        """The sequence of Algorithm 1: predict, gate, solve with the budgets that were predicted; then audit both.
+
+        A problem that is flagged but not skipped is never cut: what becomes of it is the evidence for or against
+        the gate, and a cut solution would count as wrong.
+        """
         config = self.config
         problems, metas, flagged, skipped, wasted, drawn = self.gate(gate_audit)
-        predictions = self.predictions(metas)
-        budgets = [length_budget([p.solution_length for p in group if p.solution_length is not None],
-                                 config.max_new_tokens, config.cutoff_factor, config.cutoff_min)
-                   for group in predictions] if config.cutoff else None
-        hints = [common_notions(group) for group in predictions] if config.hints else None
-        solutions, correct = self.solve(problems, budgets, hints)
-        limits = torch.tensor(budgets or [config.max_new_tokens] * len(problems)).repeat_interleave(config.group_size)
-        cut = ~solutions.finished.cpu() & (limits < config.max_new_tokens)
+        predictions, budgets = self.predictions(metas), [config.max_new_tokens] * len(problems)
+        for i, group in enumerate(predictions):
+            if config.cutoff and not (config.gate and flagged[i]):
+                lengths = [p.solution_length for p in group if p.solution_length is not None]
+                budgets[i] = length_budget(lengths, config.max_new_tokens, config.cutoff_factor, config.cutoff_min)
+        solutions, correct = self.solve(problems, budgets, self.hints(predictions))
+        limits = torch.tensor(budgets).repeat_interleave(config.group_size)
+        cut = ~solutions.finished.cpu() & (limits < config.max_new_tokens) & ~torch.tensor(correct)
 
+        metrics = self.judge_gate(flagged, correct, cut, gate_audit)
         tokens = self.audit_gate(skipped, gate_audit)
         tokens += self.audit_cutoff(problems, solutions, correct, cut, cutoff_audit)
-        metrics = self.judge_gate(flagged, correct, gate_audit) | {
+        metrics |= {
             "gate/share": len(skipped) / drawn, "problems_drawn": drawn, "problems_kept": len(problems),
             "cutoff/share": cut.float().mean().item(), "cutoff/mean_budget": limits.float().mean().item(),
             "audit/tokens": tokens, **{f"cutoff/{name}": value for name, value in cutoff_audit.figures().items()}}
-        return Collected(problems, solutions, correct, metas, cut, wasted, metrics)
+        return Collected(problems, solutions, correct, metas, predictions, cut, wasted, metrics)
 
     def gate(self, audit):
         """Predict until there are enough problems worth solving, in at most `max_draws` rounds.
 
-        Returns problems, their meta rollouts, whether each is flagged, the skipped problems, the tokens spent on
-        predictions about these, and the number of problems drawn. A flagged problem is skipped only while the
+        Returns problems, their meta rollouts, whether each is flagged, the skipped problems with their meta rollouts,
+        the tokens of these, and the number of problems drawn. A flagged problem is skipped only while the
         audit trusts the gate; and if every problem is flagged, the first round is solved all the same.
         """
         config = self.config
@@ -137,40 +145,53 @@ class Collector:
             drawn += len(problems)
             for i, (problem, group) in enumerate(zip(problems, self.predictions(metas))):
                 part = metas.select(list(range(i * config.meta_group_size, (i + 1) * config.meta_group_size)))
-                flagged = config.gate and self.flags(group)
-                (skipped if flagged and trusted else kept).append((problem, part, flagged))
+                flagged = self.flags(group)
+                (skipped if flagged and trusted and config.gate else kept).append((problem, part, flagged))
             if len(kept) == config.problems_per_step:
                 break
         if not kept:
             kept, skipped = skipped[:config.problems_per_step], skipped[config.problems_per_step:]
         wasted = sum(sum(part.lengths) for _, part, _ in skipped)
         problems, parts, flags = zip(*kept)
-        return list(problems), concat(parts), list(flags), [problem for problem, *_ in skipped], wasted, drawn
+        return list(problems), concat(parts), list(flags), [row[:2] for row in skipped], wasted, drawn
 
     def predictions(self, metas):
         """The MetaPredictions of each problem: N lists of M."""
-        size = self.config.meta_group_size
-        return [[parse_meta(text, self.config.max_new_tokens) for text in metas.texts[i:i + size]] for i in range(0, len(metas), size)]
+        size, budget = self.config.meta_group_size, self.config.max_new_tokens
+        return [[parse_meta(text, budget) for text in metas.texts[i:i + size]] for i in range(0, len(metas), size)]
+
+    def hints(self, predictions):
+        """For each problem the notions to put into its prompt, or None where hints are not asked for."""
+        return [common_notions(group, self.tokenizer) for group in predictions] if self.config.hints else None
 
     def flags(self, predictions):
         """Does gating call the group of a problem one without variance, by its M predictions?"""
         rates = [p.pass_rate / ATTEMPTS for p in predictions if p.pass_rate is not None]
         return should_skip(rates, self.config.gate_std, self.config.gate_margin)
 
-    def judge_gate(self, flagged, correct, audit):
-        """Compare what gating says of N problems with their N * G graded solutions; returns figures for the log."""
-        size = self.config.group_size
-        flat = [len(set(correct[i * size:(i + 1) * size])) == 1 for i in range(len(flagged))]
-        audit.add([same for same, flag in zip(flat, flagged) if flag],
-                  missed=sum(same and not flag for same, flag in zip(flat, flagged)))
+    def judge_gate(self, flagged, correct, cut, audit):
+        """Compare what gating says of N problems with their N * G graded solutions; returns figures for the log.
+
+        A group that is all wrong because some were cut says nothing, neither for nor against.
+        """
+        size, looks, missed = self.config.group_size, [], 0
+        for i, flag in enumerate(flagged):
+            group = slice(i * size, (i + 1) * size)
+            flat = len(set(correct[group])) == 1
+            if flat and cut[group].any():
+                continue
+            looks += [flat] if flag else []
+            missed += flat and not flag
+        audit.add(looks, missed)
         return {f"gate/{name}": value for name, value in audit.figures().items()} if flagged else {}
 
     def audit_gate(self, skipped, audit):
         """Solve a random share of the skipped problems, off the books: was there really no variance? Tokens spent."""
-        sample = [problem for problem in skipped if self.rng.random() < self.config.audit_fraction]
+        sample = [pair for pair in skipped if self.rng.random() < self.config.audit_fraction]
         if not sample:
             return 0
-        solutions, correct = self.solve(sample)
+        problems, metas = zip(*sample)
+        solutions, correct = self.solve(problems, hints=self.hints(self.predictions(concat(metas))))
         size = self.config.group_size
         audit.add([len(set(correct[i:i + size])) == 1 for i in range(0, len(correct), size)], 0,
                   self.config.audit_fraction)
@@ -188,13 +209,15 @@ class Collector:
         rest = generate(self.policy, self.tokenizer, [p + b for p, b in zip(prompts, begun)],
                         [config.max_new_tokens - len(b) for b in begun], config.temperature,
                         max_tokens=config.max_tokens)
-        wrong = [not grade(solutions.texts[row] + text, problems[row // config.group_size].answer)
-                 for row, text in zip(sample, rest.texts)]
+        texts = self.tokenizer.batch_decode(
+            [b + ids[keep].tolist() for b, ids, keep in zip(begun, rest.completion_ids, rest.mask)],
+            skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        wrong = [not grade(text, problems[row // config.group_size].answer) for row, text in zip(sample, texts)]
         audit.add(wrong, 0, config.audit_fraction)
         return sum(rest.lengths)
 
 
-def common_notions(predictions, most=3):
-    """The notions that most of the predictions of a problem name, the commonest first."""
-    count = Counter(notion for p in predictions for notion in dict.fromkeys(p.notions or ()))
+def common_notions(predictions, tokenizer, most=3):
+    """The up to `most` notions that the predictions of a problem name most often, the commonest first."""
+    count = Counter(notion for p in predictions for notion in dict.fromkeys(hintable(p.notions, tokenizer)))
     return [notion for notion, _ in count.most_common(most)]

@@ -45,7 +45,7 @@ class Config:
     clip_high: float = flag(0.28, "the ratio is clipped at 1 + clip_high")
     aggregation: Literal["token", "sequence", "constant"] = flag(
         "token", "mean of the loss over tokens (DAPO), over rollouts (GRPO), or by a constant length (Dr. GRPO)")
-    mask_cut: bool = flag(False, "leave cut solutions out of loss and baseline; by default they count as wrong")
+    mask_cut: bool = flag(False, "leave cut solutions out of gradient and baseline; by default they count as wrong")
     beta: float = flag(0.0, "weight of the KL penalty against the initial policy")
     inner_epochs: int = flag(1, "passes over the rollouts of a step")
     minibatches: int = flag(2, "optimiser steps per pass")
@@ -58,13 +58,13 @@ class Config:
     gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
     gate_std: float = flag(0.1, "predicted pass rates agree if their standard deviation is below this")
     gate_margin: float = flag(1 / 16, "and are trivial or impossible if their mean is this near to 1 or 0")
-    gate_trust: float = flag(0.7, "skip only while the audited precision is above this, with 95 %% confidence; 0: always")
+    gate_trust: float = flag(0.7, "skip only while the audited precision is above this with 95 %% confidence; 0: always")
     refill: bool = flag(True, "draw and predict more problems in place of the skipped ones")
     max_draws: int = flag(4, "rounds of drawing problems in a step, of refilling and of dynamic sampling")
     cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
     cutoff_factor: float = flag(2.0, "times the mean predicted length is where")
     cutoff_min: int = flag(16, "tokens that a solution may always take")
-    audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at nevertheless")
+    audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at after all")
     dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
     clone: bool = flag(True, "imitate the best predictions, with their numbers corrected")
     clone_size: int = flag(128, "experts that are collected before they are imitated")
@@ -89,12 +89,12 @@ class Config:
                  "micro_batch_tokens": 1, "max_tokens": 1, "eval_samples": 1, "warmup_steps": 0, "eval_problems": 0,
                  "eval_every": 0, "show_every": 0, "checkpoint_every": 0, "weight_decay": 0, "beta": 0, "seed": 0,
                  "gate_start": 0, "max_draws": 1, "cutoff_min": 1, "clone_size": 1, "clone_updates": 1, "gate_std": 0,
-                 "gate_margin": 0, "gate_trust": 0}
+                 "gate_margin": 0, "gate_trust": 0, "audit_fraction": 0}
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at least {low}")
         for name in ("temperature", "learning_rate", "max_grad_norm", "clip_low", "clip_high", "cutoff_factor",
-                     "clone_learning_rate", "audit_fraction"):
+                     "clone_learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be above 0")
         for name in ("audit_fraction", "gate_trust", "gate_margin"):
@@ -108,7 +108,7 @@ class Config:
 
 GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16, max_new_tokens=3072,
            max_meta_tokens=768, max_prompt_tokens=1024, learning_rate=1e-6, weight_decay=0.1, warmup_steps=20,
-           minibatches=1, clone_learning_rate=1e-6, micro_batch_tokens=8_192, max_tokens=262_144, eval_problems=32, eval_samples=4,
+           minibatches=1, clone_learning_rate=1e-6, cutoff_min=256, micro_batch_tokens=8_192, max_tokens=131_072, eval_problems=32, eval_samples=4,
            checkpoint_every=10, show_every=1)
 PRESETS = {
     "toy": {},                  # the defaults above
@@ -132,6 +132,8 @@ def parse_config(arguments=None):
     parser.set_defaults(**PRESETS[name])
     config, = parser.parse_args_into_dataclasses(arguments)
     config.data = config.data or "toy"
-    config.output = config.output or f"runs/{Path(config.model).name.lower()}-{config.algo}"
+    path = Path(config.model)
+    name = (path.parent.name if path.name == "checkpoint" else path.name).lower()
+    config.output = config.output or f"runs/{name}-{config.algo}{'-dynamic' * config.dynamic_sampling}"
     config.check()
     return config

@@ -33,7 +33,7 @@ from metrics import awareness, correlation, summarise       # noqa: F401, others
 from policy import load_policy, pick_device
 from results import Results, fingerprint, read_results
 from rewards import meta_rewards, parse_meta
-from rollout import SOLUTION, encode, generate, hint_messages, meta_messages
+from rollout import SOLUTION, encode, generate, hint_messages, hintable, meta_messages
 
 LARGE = 1e9                     # parameters, from which on a CPU is no use
 FREE = {"device", "max_tokens", "output", "compare", "allow_code_execution", "trust_remote_code"}   # may change
@@ -146,12 +146,6 @@ def ask(benchmark, text, notions):
     """The chat that asks for a solution in the way of this benchmark, with predicted notions if there are any."""
     *before, last = hint_messages(text, notions)
     return [*before, last | {"content": last["content"].removesuffix(SOLUTION) + benchmark.instruction}]
-
-
-def hintable(notions, tokenizer):
-    """Predicted notions as they may stand in a prompt: on one line, and without the tokenizer's control tokens."""
-    lines = [" ".join(notion.split()) for notion in notions or []]
-    return [line for line in lines if line and not any(token in line for token in tokenizer.all_special_tokens)]
 
 
 def keep_fitting(problems, model, tokenizer, config):

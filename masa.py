@@ -36,7 +36,7 @@ from gating import Audit
 from grpo import group_advantages
 from policy import load_policy, pick_device, precision
 from report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
-from rewards import meta_rewards, parse_meta
+from rewards import meta_rewards
 from rollout import as_rollouts, concat, encode, meta_messages
 from run_folder import RunFolder, StopRequest
 from update import imitate, update
@@ -65,7 +65,7 @@ def train(config):
         optimizer.load_state_dict(checkpoint["optimizer"])
         gate_audit.load_state_dict(checkpoint["gate_audit"])
         cutoff_audit.load_state_dict(checkpoint["cutoff_audit"])
-        state, experts = checkpoint["state"], checkpoint["experts"]
+        state, experts = checkpoint["state"] | {"broken": 0}, checkpoint["experts"]
     stream = ProblemStream(problems, config.seed, state["position"])
     run.rewind(state["step"])
 
@@ -109,8 +109,9 @@ def train(config):
         aligned = self_alignment(batch, config) if batch.metas else []
 
         # 3. Compare within each path's own groups, and take one GRPO step on both together.
+        learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+            group["lr"] = learning_rate
         advantages = group_advantages(rewards, config.group_size, ~batch.cut if config.mask_cut else None)
         rollouts, scores = batch.solutions, meta_scores(aligned, config)
         if batch.metas:
@@ -120,7 +121,7 @@ def train(config):
                          weight=config.problems_per_step / len(batch.problems))
         broken = not math.isfinite(metrics["grad_norm"])        # then `update` has left the weights alone
         if broken:
-            bar.write(f"step {step}: a loss or gradient is not finite, the weights stay as they are. The problems were "
+            bar.write(f"step {step}: a gradient is not finite, that optimiser step is left out. The problems were "
                       f"{', '.join(problem.id for problem in batch.problems)}", file=sys.stdout)
         if config.algo == "masa-efficient" and config.clone:
             experts += find_experts(tokenizer, batch, aligned, config)
@@ -141,7 +142,7 @@ def train(config):
                         for name in aligned[0]}
         if held_out and config.eval_every and (step + 1) % config.eval_every == 0 and step + 1 < config.steps:
             metrics |= {f"eval/{name}": value for name, value in summarise(examine("held-out problems")).items()}
-        metrics |= {"learning_rate": optimizer.param_groups[0]["lr"], "tokens_wasted": batch.wasted,
+        metrics |= {"learning_rate": learning_rate, "tokens_wasted": batch.wasted,
                     "tokens_total": state["tokens"], "tokens_audit_total": state["audit_tokens"],
                     "tokens_per_second": tokens / seconds, "seconds": seconds, "seconds/generate": generate_seconds,
                     "seconds_total": state["seconds"]}
@@ -160,6 +161,8 @@ def train(config):
     bar.close()
     stop.restore()
     save()
+    if state["broken"] == 2:
+        raise ValueError("the gradients of two steps in a row were not finite. Try a lower --learning-rate")
     if state["step"] < config.steps:
         print(f"Stopped after {state['step']} of {config.steps} steps. Go on with the same command and --resume")
     else:
@@ -179,12 +182,10 @@ def train(config):
 def self_alignment(batch, config):
     """The three rewards of each prediction, from the solutions of the same problem: N * M dicts."""
     aligned = []
-    for row, text in enumerate(batch.metas.texts):
-        i = row // config.meta_group_size
+    for i, (problem, predictions) in enumerate(zip(batch.problems, batch.predictions)):
         group = slice(i * config.group_size, (i + 1) * config.group_size)
-        aligned.append(meta_rewards(
-            parse_meta(text, config.max_new_tokens), batch.problems[i].text, batch.solutions.texts[group],
-            batch.solutions.lengths[group], batch.correct[group], config.notion_variant))
+        aligned += [meta_rewards(prediction, problem.text, batch.solutions.texts[group], batch.solutions.lengths[group],
+                                 batch.correct[group], config.notion_variant) for prediction in predictions]
     return aligned
 
 
@@ -202,15 +203,14 @@ def meta_scores(aligned, config):
 def find_experts(tokenizer, batch, aligned, config):
     """The step's experts, as (prompt ids, completion ids); see cloning.py."""
     found = []
-    for i, problem in enumerate(batch.problems):
+    for i, predictions in enumerate(batch.predictions):
         group = slice(i * config.group_size, (i + 1) * config.group_size)
         metas = slice(i * config.meta_group_size, (i + 1) * config.meta_group_size)
-        expert = correct_expert([parse_meta(text, config.max_new_tokens) for text in batch.metas.texts[metas]],
-                                [terms["notion"] for terms in aligned[metas]],
+        expert = correct_expert(predictions, [terms["notion"] for terms in aligned[metas]],
                                 batch.solutions.lengths[group], batch.correct[group])
         if expert:
-            prompt = encode(tokenizer, meta_messages(problem.text, config.max_new_tokens), config.thinking)
-            found.append((prompt, expert_ids(tokenizer, expert)))
+            prompt = batch.metas.prompt_ids[metas.start][batch.metas.prompt_mask[metas.start]]
+            found.append((prompt.tolist(), expert_ids(tokenizer, expert)))
     return found
 
 
@@ -232,9 +232,13 @@ def read_problems(config):
     """Problems to train on, and held-out ones: two lists."""
     problems = load_problems(config.data, config.data_split)
     if config.data == "toy" or config.eval_data:
-        return problems, load_problems(config.eval_data or "toy", "test")[:config.eval_problems]
-    random.Random(0).shuffle(problems)                          # the same are held out whatever the seed
-    return problems[config.eval_problems:], problems[:config.eval_problems]
+        source = config.eval_data or "toy"
+        held_out = load_problems(source, "test", config.eval_problems) if config.eval_problems else []
+    else:
+        random.Random(0).shuffle(problems)                      # the same are held out whatever the seed
+        held_out, problems = problems[:config.eval_problems], problems[config.eval_problems:]
+    texts = {problem.text for problem in held_out}
+    return [problem for problem in problems if problem.text not in texts], held_out
 
 
 def keep_fitting(problems, policy, tokenizer, config):
@@ -243,7 +247,8 @@ def keep_fitting(problems, policy, tokenizer, config):
     Raises ValueError if prompt and budget together are longer than the policy can read.
     """
     longest = getattr(policy.config, "max_position_embeddings", None)
-    if longest and config.max_prompt_tokens + max(config.max_new_tokens, config.max_meta_tokens) > longest:
+    budget = max(config.max_new_tokens + config.hints * config.max_meta_tokens, config.max_meta_tokens)
+    if longest and config.max_prompt_tokens + budget > longest:
         raise ValueError(f"{config.model} reads at most {longest} tokens: lower --max-prompt-tokens (now "
                          f"{config.max_prompt_tokens}) or --max-new-tokens (now {config.max_new_tokens})")
 
@@ -270,6 +275,8 @@ def main(arguments=None):
         train(config)
     except (ValueError, OSError) as error:
         sys.exit(f"masa.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("masa.py: interrupted. What was saved goes on with the same command and --resume")
 
 
 if __name__ == "__main__":

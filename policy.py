@@ -34,11 +34,16 @@ def load_policy(name, device="cpu", trust_remote_code=False):
     except Exception as error:          # no such model, no tokenizer, unknown type, damaged weights, no network
         raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None
     model = model.to(device)
+    for module in model.modules():          # the policy that is trained is the one that samples: no dropout
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
     ids = torch.arange(2, device=device)[None]
     with torch.no_grad():
         logits = model.get_output_embeddings()(model.base_model(ids).last_hidden_state)
         if not torch.allclose(logits, model(ids).logits, rtol=1e-3, atol=1e-3):     # as Gemma 2 and Cohere do
-            raise ValueError(f"model {name} changes its logits after the LM head, which grpo.token_logprobs does not do")
+            raise ValueError(f"model {name} changes its logits after the LM head: grpo.token_logprobs cannot train it")
     return model, tokenizer
 
 

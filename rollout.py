@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jinja2 import TemplateError
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 # --- Prompts ----------------------------------------------------------------------------------------------
@@ -53,6 +54,13 @@ def hint_messages(problem, notions, length=None):
     return solution_messages("\n\n".join([problem, *hints]))
 
 
+def hintable(notions, tokenizer):
+    """Predicted notions as they may stand in a prompt: short, on one line, without the tokenizer's control tokens."""
+    lines = [" ".join(notion.casefold().split()) for notion in notions or []]
+    return [line for line in lines
+            if line and len(line) <= 100 and not any(token in line for token in tokenizer.all_special_tokens)]
+
+
 def encode(tokenizer, messages, thinking=False):
     """The token ids of a chat, ready to be completed.
 
@@ -62,8 +70,14 @@ def encode(tokenizer, messages, thinking=False):
     if tokenizer.chat_template is None:
         text = "\n\n".join(message["content"] for message in messages) + "\n\n"
         return tokenizer(text)["input_ids"]
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+    def fill(messages):
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+
+    try:
+        text = fill(messages)
+    except TemplateError:               # some templates refuse a system message
+        text = fill([{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}])
     return tokenizer(text, add_special_tokens=False)["input_ids"]       # the template has written them
 
 

@@ -12,14 +12,15 @@ def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.
     """Train `policy` on B Rollouts with advantages [B]; `reference` is needed for config.beta > 0.
 
     One optimiser step, unless config.inner_epochs or config.minibatches ask for more. Rows of zero advantage have
-    no gradient and are not computed, but they count in the denominator of the loss, which `weight` multiplies: a
-    batch of which a part was skipped weighs as if that part had been there with zero advantages. If a gradient
-    is not finite the step is left out, and grad_norm says so. Returns the metrics of the update.
+    no gradient but that of the KL penalty, and are not computed without it; but they count in the denominator of
+    the loss, which `weight` multiplies: a batch of which a part was skipped weighs as if that part had been there
+    with zero advantages. If a gradient is not finite the optimiser step is left out, and grad_norm says so. Returns
+    the metrics of the update.
     """
     device, lengths = policy.device, rollouts.lengths
     policy.train()
     updates = config.inner_epochs * config.minibatches
-    active = [row for row in range(len(rollouts)) if advantages[row] != 0]
+    active = [row for row in range(len(rollouts)) if config.beta or advantages[row] != 0]
     old = ref = None
     if updates > 1:                                             # a single update is on policy: the ratio is 1
         old = frozen_logprobs(policy, rollouts, active, config)

@@ -17,6 +17,14 @@ from rollout import as_rollouts
 EASY, HARD, OPEN = "easy", "hard", "open"
 
 
+class Words:
+    """A tokenizer for the little that is asked of it here."""
+    all_special_tokens = ["<end>"]
+
+    def batch_decode(self, rows, **_):
+        return [" ".join(map(str, row)) for row in rows]
+
+
 class World(Collector):
     """Problems whose kind is their text; `says` is what is predicted for a kind, as (pass rate, length)."""
 
@@ -24,7 +32,7 @@ class World(Collector):
         problems = [Problem(str(i), kind, "1") for i, kind in enumerate(kinds)]
         order = itertools.cycle(problems)
         config = Config(problems_per_step=4, group_size=2, meta_group_size=3, max_new_tokens=20, cutoff_min=1, **flags)
-        super().__init__(None, None, config, lambda n: list(itertools.islice(order, n)), random.Random(0))
+        super().__init__(None, Words(), config, lambda n: list(itertools.islice(order, n)), random.Random(0))
         self.says, self.solved = says, []
         monkeypatch.setattr(collect, "grade", lambda text, answer: text == "right")
         monkeypatch.setattr(collect, "generate", self.go_on)
@@ -94,9 +102,11 @@ def test_no_valid_prediction_never_gates_and_never_cuts(monkeypatch):
     assert batch.metrics["cutoff/mean_budget"] == 20
 
 
-def test_a_constant_predictor_is_not_trusted(monkeypatch):
-    """The collapse that the paper's figures show: "0 of 8" for everything. Nothing may be thrown away for it."""
-    constant, audit = {kind: (0, 8) for kind in (EASY, HARD, OPEN)}, Audit()
+@pytest.mark.parametrize("length", [8, 2])
+def test_a_constant_predictor_is_not_trusted(monkeypatch, length):
+    """The collapse that the paper's figures show: "0 of 8" for everything. Nothing may be thrown away for it, also if
+    it predicts such short solutions that the cutoff would make all of them wrong."""
+    constant, audit = {kind: (0, length) for kind in (EASY, HARD, OPEN)}, Audit()
     world = World([OPEN, OPEN, EASY, OPEN], constant, monkeypatch)
     for _ in range(30):
         batch = world.predict_first(audit, Audit())
@@ -146,4 +156,6 @@ def test_dynamic_sampling_keeps_groups_with_variance(monkeypatch):
 
 def test_common_notions():
     said = [MetaPrediction(notions=("b", "a", "a")), MetaPrediction(notions=("a", "c")), MetaPrediction()]
-    assert common_notions(said, most=2) == ["a", "b"]
+    assert common_notions(said, Words(), most=2) == ["a", "b"]
+    hostile = [MetaPrediction(notions=("<end>\nsystem", "A  b", "a\nb", "", " ", "x" * 101))]
+    assert common_notions(hostile, Words()) == ["a b"]

@@ -20,6 +20,7 @@ from collect import Collected
 from config import Config, parse_config
 from data import Problem
 from grpo import group_advantages
+from rewards import parse_meta
 from rollout import concat, generate
 from update import update
 
@@ -194,7 +195,9 @@ def test_meta_rollouts_are_rewarded_by_the_solutions_of_their_own_problem(tiny_p
     solutions.texts[:] = ["by sums", "by sums", "by luck", "by area"]
     metas = generate(model, tokenizer, [[5]] * 6, 3)
     metas.texts[:] = ['{"math_notion": ["sums"], "pass_rate": 8}'] * 3 + ['{"math_notion": ["area"], "pass_rate": 4}'] * 3
-    batch = Collected(problems, solutions, [True, True, False, True], metas, torch.zeros(4, dtype=torch.bool))
+    predictions = [[parse_meta(text) for text in metas.texts[i:i + 3]] for i in (0, 3)]
+    uncut = torch.zeros(4, dtype=torch.bool)
+    batch = Collected(problems, solutions, [True, True, False, True], metas, predictions, uncut)
     aligned = masa.self_alignment(batch, config)
     assert aligned == [{"length": 0.0, "difficulty": 1.0, "notion": 1.0}] * 6
 
@@ -213,9 +216,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tmp_path
     once = weights(tmp_path / "run/checkpoint")
     run(*common, "--steps", 2, "--resume")
     assert same_weights(once, weights(tmp_path / "run/checkpoint")) and "problems-" in capsys.readouterr().out
-    run(*common, "--steps", 9, "--resume")
-    said = capsys.readouterr().out
-    assert "Stopped after 5 of 9 steps" in said and "not finite" in said
+    with pytest.raises(SystemExit, match="not finite"):
+        run(*common, "--steps", 9, "--resume")
+    assert "that optimiser step is left out" in capsys.readouterr().out
     assert [row["grad_norm"] is None for row in rows(tmp_path / "run")] == [False, True, False, True, True]
     assert all(value.isfinite().all() for value in weights(tmp_path / "run/checkpoint").values())
 
