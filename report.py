@@ -147,7 +147,9 @@ def plot_curves(rows, path, title=""):
             axis.plot(steps, smooth(values, max(1, len(rows) // 12)), color=colour, label=label)
 
     with plt.rc_context(STYLE):
-        figure, ((accuracy, rewards), (lengths, variance)) = plt.subplots(2, 2, figsize=(10, 6.4), sharex=True)
+        gated = any("gate/share" in row for row in rows)
+        figure, axes = plt.subplots(2, 2 + gated, figsize=(10 + 5 * gated, 6.4), sharex=True)
+        (accuracy, rewards, *gate), (lengths, variance, *cutoff) = axes
         curve(accuracy, "reward", "training problems", COLOURS["solution"])
         held_out = [(row["step"], row["eval/accuracy"]) for row in rows if row.get("eval/accuracy") is not None]
         if held_out:
@@ -161,7 +163,12 @@ def plot_curves(rows, path, title=""):
         rewards.set(title="Rewards of meta predictions", ylim=(0, 1))
         lengths.set(title="Tokens per rollout", xlabel="step", ylim=(0, None))
         variance.set(title="Share of groups without variance", xlabel="step", ylim=(0, 1))
-        for axis in (accuracy, rewards, lengths, variance):
+        for axis, name, title in [(gate[0], "gate", "Gating: share skipped, and its audit"),
+                                  (cutoff[0], "cutoff", "Cutoff: share cut, and its audit")] if gated else []:
+            for figure_name, colour in (("share", "solution"), ("precision", "length"), ("recall", "notion")):
+                curve(axis, f"{name}/{figure_name}", figure_name, COLOURS[colour])
+            axis.set(title=title, ylim=(0, 1))
+        for axis in axes.flat:
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False, fontsize=9)
         figure.suptitle(title)
