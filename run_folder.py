@@ -104,12 +104,21 @@ class RunFolder:
     # Checkpoints
 
     def save(self, model, tokenizer, trainer):
-        """Write a checkpoint: the model for `from_pretrained`, and `trainer` (tensors and plain values)."""
+        """Write a checkpoint: the model for `from_pretrained`, and `trainer` (tensors and plain values).
+
+        Raises OSError with one line if it cannot be written, as on a full disk; the one before it stays.
+        """
         new = self.path / "checkpoint.new"
         shutil.rmtree(new, ignore_errors=True)
-        model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
-        torch.save(trainer, new / "trainer.pt")
+        try:
+            model.save_pretrained(new)
+            tokenizer.save_pretrained(new)
+            torch.save(trainer, new / "trainer.pt")
+        except Exception as error:          # safetensors, torch and python each have their own for a full disk
+            shutil.rmtree(new, ignore_errors=True)
+            reason = str(error).strip().partition("\n")[0]
+            raise OSError(f"the checkpoint cannot be written to {self.path}: {reason}. The one before it, if any, is "
+                          "whole: make room, and go on with the same command and --resume") from None
         shutil.rmtree(self.previous, ignore_errors=True)
         if self.checkpoint.exists():
             self.checkpoint.rename(self.previous)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from run_folder import RunFolder
 
@@ -87,20 +88,24 @@ def test_a_path_that_is_a_file_is_refused(tmp_path):
 class Saves:
     """Stands for a model: writes one file, or fails half-way as on a full disk."""
 
-    def __init__(self, content, full=False):
+    def __init__(self, content, full=None):
         self.content, self.full = content, full
 
     def save_pretrained(self, folder):
         os.makedirs(folder, exist_ok=True)
         (folder / "model").write_text(self.content)
         if self.full:
-            raise OSError(28, "No space left on device")
+            raise self.full
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(run):
     run.save(Saves("first"), Saves("t"), {"step": 1, "tensor": torch.arange(3)})
-    with pytest.raises(OSError):
-        run.save(Saves("second", full=True), Saves("t"), {"step": 2})
+    for full in (OSError(28, "No space left on device"), SafetensorError("I/O error: No space left (os error 28)"),
+                 RuntimeError("unexpected pos 64 vs 0\nCaused by: No space left")):
+        with pytest.raises(OSError) as error:
+            run.save(Saves("second", full=full), Saves("t"), {"step": 2})
+        assert "cannot be written" in str(error.value) and "\n" not in str(error.value)
+        assert not (run.path / "checkpoint.new").exists()
     assert (run.checkpoint / "model").read_text() == "t" and run.load_trainer()["step"] == 1
     run.save(Saves("t"), Saves("third"), {"step": 3})
     assert (run.checkpoint / "model").read_text() == "third" and run.load_trainer()["step"] == 3
