@@ -13,7 +13,7 @@ done: the same command goes on where it was interrupted, and draws what it would
 import os
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # a waiting thread must not spin on a core that others need
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
 
 import dataclasses
 import re

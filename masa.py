@@ -14,7 +14,7 @@ penalty (--beta brings it back), the value model, any reward for format. Start r
 import os
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # a waiting thread must not spin on a core that others need
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
 if not sys.stdout.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "15")     # a log file needs no line per step
 
