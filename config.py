@@ -26,7 +26,7 @@ class Config:
     seed: int = flag(0, "of the order of problems and of sampling")
     device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
 
-    steps: int = flag(100, "training steps")
+    steps: int = flag(80, "training steps")
     problems_per_step: int = flag(16, "problems per training step")
     group_size: int = flag(8, "G, solutions per problem")
     meta_group_size: int = flag(8, "M, meta predictions per problem")
@@ -78,7 +78,7 @@ class Config:
     eval_samples: int = flag(8, "solutions, and meta predictions, per held-out problem")
     eval_every: int = flag(20, "steps between evaluations; 0 for only before and after")
     show_every: int = flag(20, "steps between rollouts shown in full; 0 for never")
-    checkpoint_every: int = flag(25, "steps between checkpoints; 0 for only at the end")
+    checkpoint_every: int = flag(20, "steps between checkpoints; 0 for only at the end")
     report_to: Optional[Literal["wandb", "tensorboard", "trackio"]] = flag(None, "also log there, if installed")
     trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
 
@@ -108,8 +108,8 @@ class Config:
 
 GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16, max_new_tokens=3072,
            max_meta_tokens=768, max_prompt_tokens=1024, learning_rate=1e-6, weight_decay=0.1, warmup_steps=20,
-           minibatches=1, clone_learning_rate=1e-6, cutoff_min=256, micro_batch_tokens=8_192, max_tokens=131_072, eval_problems=32, eval_samples=4,
-           checkpoint_every=10, show_every=1)
+           minibatches=1, clone_learning_rate=1e-6, cutoff_min=256, micro_batch_tokens=8_192, max_tokens=131_072,
+           eval_problems=32, eval_samples=4, checkpoint_every=10, show_every=1)
 PRESETS = {
     "toy": {},                  # the defaults above
     "gpu": GPU,

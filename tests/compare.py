@@ -1,7 +1,7 @@
 """Compare algorithms on the toy world over several seeds: accuracy, tokens, seconds, gating, with 95 % intervals.
 
-    python tests/compare.py                                                      5 seeds of all: over an hour on 2 cores
-    python tests/compare.py --seeds 3 --algos grpo masa masa-efficient masa-efficient-lean      the README's table
+    python tests/compare.py                             5 seeds of all, the README's table: over an hour on 2 cores
+    python tests/compare.py --seeds 2 --algos grpo masa                  a part of it
 
 Every run is `python masa.py` with the flags in ALGOS, in a folder of its own below --output; what is there already is
 not run again, and a run that was stopped goes on. Run by hand, not part of the test suite.
@@ -89,7 +89,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--algos", nargs="+", choices=ALGOS, default=list(ALGOS))
     parser.add_argument("--output", default="runs/compare")
-    parser.add_argument("--flags", default="--eval-every 10", help="further flags of masa.py, for every run")
+    parser.add_argument("--flags", default="--steps 100 --eval-every 10", help="further flags of masa.py, for every run")
     arguments = parser.parse_args()
     folder, results, curves = Path(arguments.output), {}, {}
     for seed in range(arguments.seeds):         # seed by seed, so that a load of the machine hits all algorithms
