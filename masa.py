@@ -39,7 +39,7 @@ from report import Reporter, one_of_each, plot_awareness, plot_curves, print_rol
 from rewards import meta_rewards
 from rollout import as_rollouts, concat, encode, meta_messages
 from run_folder import RunFolder, StopRequest
-from update import imitate, update
+from update import OffloadedAdamW, imitate, update
 
 
 def train(config):
@@ -58,7 +58,8 @@ def train(config):
                          f"{config.problems_per_step}; {len(held_out)} are held out")
     if config.gradient_checkpointing or config.gradient_checkpointing is None and device.type == "cuda":
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    adamw = OffloadedAdamW if config.offload_optimizer else torch.optim.AdamW
+    optimizer = adamw(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     gate_audit, cutoff_audit, experts = Audit(), Audit(), []
     state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0, "broken": 0}
     if checkpoint:

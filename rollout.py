@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jinja2 import TemplateError
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 # --- Prompts ----------------------------------------------------------------------------------------------
 
@@ -89,6 +89,7 @@ class Rollouts:
 
     prompt_ids, prompt_mask: [B, P], left-padded, True on prompt tokens.
     completion_ids, mask:    [B, T], right-padded, True on sampled tokens, the terminating EOS included.
+    logprobs:                [B, T], under the sampler, at its temperature and before top-p; anything where the mask is False.
     finished:                [B], True where the policy ended by itself, False where its budget ran out.
     texts:                   B strings, without special tokens.
     """
@@ -96,6 +97,7 @@ class Rollouts:
     prompt_mask: torch.Tensor
     completion_ids: torch.Tensor
     mask: torch.Tensor
+    logprobs: torch.Tensor
     finished: torch.Tensor
     texts: list
 
@@ -113,8 +115,8 @@ class Rollouts:
         left = self.prompt_mask.shape[1] - int(prompt_mask.sum(1).max()) if rows else 0
         right = int(mask.sum(1).max()) if rows else 0
         return Rollouts(self.prompt_ids[rows, left:], prompt_mask[:, left:], self.completion_ids[rows, :right],
-                        mask[:, :right], self.finished[rows], [self.texts[row] for row in rows])
-
+                        mask[:, :right], self.logprobs[rows, :right], self.finished[rows],
+                        [self.texts[row] for row in rows])
 
     def micro_batches(self, rows, max_tokens):
         """Lists of `rows` (indices) of similar width, each of at most `max_tokens` tokens with its padding."""
@@ -139,12 +141,12 @@ def concat(parts):
 
     left, right = (lambda n: (n, 0)), (lambda n: (0, n))
     return Rollouts(stack("prompt_ids", left), stack("prompt_mask", left), stack("completion_ids", right),
-                    stack("mask", right), torch.cat([part.finished for part in parts]),
+                    stack("mask", right), stack("logprobs", right), torch.cat([part.finished for part in parts]),
                     [text for part in parts for text in part.texts])
 
 
 def as_rollouts(prompts, completions, device):
-    """Rollouts of given prompts and completions (B lists of token ids each), as if they had been sampled; no texts."""
+    """Rollouts of given prompts and completions (B lists of token ids each), with log-probability 0 and no texts."""
     def pad(rows, left):
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in rows])
@@ -152,8 +154,9 @@ def as_rollouts(prompts, completions, device):
         places = torch.arange(width)
         return ids.to(device), (places >= width - lengths if left else places < lengths).to(device)
 
-    finished = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    return Rollouts(*pad(prompts, True), *pad(completions, False), finished, [""] * len(prompts))
+    completion_ids, mask = pad(completions, False)
+    return Rollouts(*pad(prompts, True), completion_ids, mask, torch.zeros(mask.shape, device=device),
+                    torch.ones(len(prompts), dtype=torch.bool, device=device), [""] * len(prompts))
 
 
 def eos_ids(model, tokenizer):
@@ -163,13 +166,24 @@ def eos_ids(model, tokenizer):
     return sorted({token for token in [*configured, tokenizer.eos_token_id] if token is not None})
 
 
-class RowBudget(StoppingCriteria):
-    """Ends row b of the batch after budgets[b] sampled tokens; `generate` pads it from there on."""
+class KeepLogits(LogitsProcessor):
+    """Changes nothing; `generate` hands it the logits of the next token, before temperature and top-p."""
 
-    def __init__(self, prompt_length, budgets):
-        self.limits = prompt_length + budgets
+    def __call__(self, input_ids, scores):
+        self.logits = scores
+        return scores
+
+
+class EndOfRow(StoppingCriteria):
+    """Ends row b after budgets[b] sampled tokens (`generate` pads it from there on), and notes log-probabilities."""
+
+    def __init__(self, prompt_length, budgets, kept, temperature):
+        self.limits, self.kept, self.temperature = prompt_length + budgets, kept, temperature
+        self.logprobs = []          # of each token that was sampled, a [B] tensor
 
     def __call__(self, input_ids, scores, **kwargs):
+        logprobs = (self.kept.logits.float() / self.temperature).log_softmax(-1)
+        self.logprobs.append(logprobs.gather(1, input_ids[:, -1:]).squeeze(1))
         return input_ids.shape[1] >= self.limits
 
 
@@ -212,6 +226,7 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
     sampling = (dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if temperature
                 else dict(do_sample=False))
     completion_ids = torch.full((len(prompts), longest), pad, device=device)
+    logprobs = torch.zeros(completion_ids.shape, device=device)
     with sampling_mode(model):
         left = sorted(range(len(prompts)), key=lambda row: budgets[row])
         while left:
@@ -220,10 +235,13 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
             config = GenerationConfig(
                 **sampling, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
                 eos_token_id=ends, max_new_tokens=budgets[rows[-1]])
+            kept = KeepLogits()
+            end = EndOfRow(width, limits[rows], kept, temperature or 1.0)
             sequences = model.generate(
                 input_ids=prompt_ids[rows], attention_mask=prompt_mask[rows].long(), generation_config=config,
-                stopping_criteria=StoppingCriteriaList([RowBudget(width, limits[rows])]))
+                logits_processor=LogitsProcessorList([kept]), stopping_criteria=StoppingCriteriaList([end]))
             completion_ids[rows, :sequences.shape[1] - width] = sequences[:, width:]
+            logprobs[rows, :sequences.shape[1] - width] = torch.stack(end.logprobs, 1)
 
     positions = torch.arange(longest, device=device)
     is_end = torch.isin(completion_ids, torch.tensor(ends, device=device)) & (positions < limits[:, None])
@@ -231,4 +249,4 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
     mask = positions < torch.minimum(first_end + 1, limits)[:, None]
     completions = [ids[keep].tolist() for ids, keep in zip(completion_ids, mask)]
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Rollouts(prompt_ids, prompt_mask, completion_ids, mask, first_end < longest, texts)
+    return Rollouts(prompt_ids, prompt_mask, completion_ids, mask, logprobs, first_end < longest, texts)

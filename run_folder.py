@@ -57,7 +57,7 @@ class RunFolder:
         """Resuming with another model, data or method would continue another run."""
         stored = self.read_json("config.json")
         free = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset",
-                "output", "micro_batch_tokens", "gradient_checkpointing"}
+                "output", "micro_batch_tokens", "gradient_checkpointing", "offload_optimizer"}
         changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
                    if name not in free and stored.get(name) != value]
         if changed:

@@ -26,7 +26,7 @@ def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.
         old = frozen_logprobs(policy, rollouts, active, config)
     if config.beta:
         ref = frozen_logprobs(reference, rollouts, active, config)
-    sums, loss_sum, norm_sum, tokens = {}, 0.0, 0.0, 0
+    sums, loss_sum, norm_sum, tokens, used, computed = {}, 0.0, 0.0, 0, 0, 0
     for _ in range(config.inner_epochs):
         order = torch.randperm(len(rollouts)).tolist()
         for k in range(config.minibatches):
@@ -36,18 +36,46 @@ def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.
                 part = rollouts.select(batch)
                 logprobs, entropy = logprobs_of(policy, part, config)
                 width = logprobs.shape[1]
+                before = logprobs.detach() if old is None else old[batch, :width]
                 loss, counts = grpo_loss(
-                    logprobs, logprobs.detach() if old is None else old[batch, :width], advantages[batch].to(device),
-                    part.mask, total, config.clip_low, config.clip_high, config.aggregation, config.beta,
-                    None if ref is None else ref[batch, :width])
+                    logprobs, before, advantages[batch].to(device), part.mask, total, config.clip_low, config.clip_high,
+                    config.aggregation, config.beta, None if ref is None else ref[batch, :width])
                 loss.backward()
                 counts["entropy"] = (entropy * part.mask).sum()
+                counts["sampling/logp_difference"] = ((before - part.logprobs).abs() * part.mask).sum()
                 sums = {name: sums.get(name, 0.0) + count.item() for name, count in counts.items()}
                 loss_sum += loss.item()
                 tokens += int(part.mask.sum())
+                used += int(part.prompt_mask.sum()) + int(part.mask.sum())
+                computed += part.prompt_mask.numel() + part.mask.numel()
             norm_sum += apply_gradients(policy, optimizer, config.max_grad_norm)
-    return {"loss": loss_sum / updates, "grad_norm": norm_sum / updates,
+    return {"loss": loss_sum / updates, "grad_norm": norm_sum / updates, "padding": 1 - used / max(computed, 1),
             **{name.replace("clip_", "clip_ratio/"): count / max(tokens, 1) for name, count in sums.items()}}
+
+
+class OffloadedAdamW(torch.optim.AdamW):
+    """AdamW on the CPU for parameters elsewhere: on the card are only weights and gradients, 8 bytes per parameter.
+
+    It steps on copies of the parameters, and the same numbers come out as from an AdamW on the CPU alone.
+    """
+
+    def __init__(self, parameters, **settings):
+        self.elsewhere = list(parameters)
+        self.copies = [p.detach().to("cpu", copy=True) for p in self.elsewhere]
+        super().__init__(self.copies, **settings)
+
+    @torch.no_grad()
+    def step(self):
+        for copy, parameter in zip(self.copies, self.elsewhere):
+            copy.grad = None if parameter.grad is None else parameter.grad.to("cpu")
+        super().step()
+        for copy, parameter in zip(self.copies, self.elsewhere):
+            parameter.copy_(copy)
+
+    def zero_grad(self):
+        super().zero_grad()
+        for parameter in self.elsewhere:
+            parameter.grad = None
 
 
 def imitate(policy, optimizer, rollouts, updates, learning_rate, config):

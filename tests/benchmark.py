@@ -3,6 +3,7 @@
     python tests/benchmark.py memory          the loss at a vocabulary of 151,936, with chunks and without
     python tests/benchmark.py memory --tokens 8192          needs 30 GB for the version without
     python tests/benchmark.py batches         one batch of solutions and predictions against two
+    python tests/benchmark.py step            a GRPO step of ours against one of TRL's GRPOTrainer, if TRL is installed
 
 Memory is the peak of resident memory of a child process, less that of a child which only loads the same things.
 """
@@ -13,6 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -82,12 +84,82 @@ def batches(repeats):
           f"{max(ratios):.2f} in {repeats} repeats)")
 
 
+def one_steps(version, steps):
+    """In a child: GRPO steps on the toy world, one optimiser step each; prints seconds of each and the peak in MB."""
+    import transformers
+    from config import parse_config
+    from data import ProblemStream, load_problems
+    from grader import grade
+    from policy import load_policy
+    from rollout import solution_messages
+    transformers.logging.set_verbosity_error()
+    model, tokenizer = load_policy("toy")
+    problems = load_problems("toy")[:16 * (steps + 2)]
+    seconds = []
+    if version == "ours":
+        import collect
+        from gating import Audit
+        from grpo import group_advantages
+        from update import update
+        config = parse_config(["--algo", "grpo", "--minibatches", "1", "--learning-rate", "1e-6"])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
+        collector = collect.Collector(model, tokenizer, config, ProblemStream(problems, 0).draw, None)
+        for _ in range(steps):
+            started = time.perf_counter()
+            batch = collector.solve_all(Audit())
+            advantages = group_advantages(torch.tensor(batch.correct, dtype=torch.float), config.group_size)
+            update(model, None, optimizer, batch.solutions, advantages, config)
+            seconds.append(time.perf_counter() - started)
+    else:
+        from datasets import Dataset
+        from trl import GRPOConfig, GRPOTrainer
+
+        class Clock(transformers.TrainerCallback):
+            def on_step_begin(self, *_, **__):
+                self.started = time.perf_counter()
+
+            def on_step_end(self, *_, **__):
+                seconds.append(time.perf_counter() - self.started)
+
+        def solved(completions, answer, **columns):
+            return [float(grade(c[0]["content"], a)) for c, a in zip(completions, answer)]
+
+        rows = Dataset.from_list([{"prompt": solution_messages(p.text), "answer": p.answer} for p in problems])
+        GRPOTrainer(model, solved, GRPOConfig(
+            output_dir=tempfile.mkdtemp(), max_steps=steps, per_device_train_batch_size=128, num_generations=8,
+            max_completion_length=96, temperature=1.0, learning_rate=1e-6, loss_type="dapo", use_cpu=True, bf16=False,
+            gradient_checkpointing=False, report_to=[], disable_tqdm=True, save_strategy="no", logging_strategy="no"),
+            train_dataset=rows, processing_class=tokenizer, callbacks=[Clock()]).train()
+    print("figures", *seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def step(repeats, steps=8):
+    """A step of ours against TRL's: same policy, prompts, G, budget; median ratios of seconds and of peak memory."""
+    ratios = []
+    for _ in range(repeats):
+        found = {}
+        for version in ("ours", "trl"):
+            child = subprocess.run([sys.executable, __file__, "one-steps", "--version", version, "--steps", str(steps)],
+                                   capture_output=True, text=True)
+            if child.returncode:
+                sys.exit(f"{version} failed (is TRL installed?): {child.stderr.strip().splitlines()[-1]}")
+            words = next(line for line in child.stdout.splitlines() if line.startswith("figures")).split()[1:]
+            found[version] = statistics.median(map(float, words[1:-1])), float(words[-1])    # not the first step
+            print(f"{version:5} {found[version][0]:.2f} s per step, peak {found[version][1]:,.0f} MB", flush=True)
+        ratios.append([ours / trl for ours, trl in zip(found["ours"], found["trl"])])
+    print("ours takes {:.2f} of TRL's seconds and {:.2f} of its memory (medians of {} repeats)".format(
+        *map(statistics.median, zip(*ratios)), repeats))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["memory", "batches", "one-loss"])
+    parser.add_argument("what", choices=["memory", "batches", "step", "one-loss", "one-steps"])
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--version", choices=["nothing", "plain", "chunked"], default="chunked")
+    parser.add_argument("--version", choices=["nothing", "plain", "chunked", "ours", "trl"], default="chunked")
+    parser.add_argument("--steps", type=int, default=8)
     arguments = parser.parse_args()
     {"memory": lambda: memory(arguments.tokens), "batches": lambda: batches(arguments.repeats),
+     "step": lambda: step(arguments.repeats, arguments.steps),
+     "one-steps": lambda: one_steps(arguments.version, arguments.steps),
      "one-loss": lambda: one_loss(arguments.version, arguments.tokens)}[arguments.what]()

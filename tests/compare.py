@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 ALGOS = {"grpo": "--algo grpo", "grpo-dynamic": "--algo grpo --dynamic-sampling", "masa": "--algo masa",
          "masa-efficient": "--algo masa-efficient",
-         "masa-efficient-lean": "--algo masa-efficient --no-refill --meta-group-size 4"}
+         "masa-efficient-lean": "--algo masa-efficient --no-refill --no-clone --meta-group-size 4"}
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}        # Student's t for n values
 COUNTS = {"solution tokens": "tokens", "meta tokens": "meta/tokens", "tokens thrown away": "tokens_wasted",
           "audit tokens": "audit/tokens"}

@@ -22,7 +22,7 @@ from data import Problem
 from grpo import group_advantages
 from rewards import parse_meta
 from rollout import concat, generate
-from update import update
+from update import OffloadedAdamW, update
 
 ROOT = Path(__file__).parent.parent
 CHAT_TEMPLATE = (
@@ -178,6 +178,42 @@ def test_micro_batches_do_not_change_the_update(tiny_policy, aggregation):
     assert abs(results[0][0]["loss"]) < 1 and results[0][0]["grad_norm"] > 0
 
 
+def test_bf16_computes_nearly_the_same_gradient_into_float32_weights(tiny_policy):
+    gradients = []
+    for bf16 in (False, True):
+        model, tokenizer = tiny_policy()
+        torch.manual_seed(0)
+        rollouts = generate(model, tokenizer, [[5 + i // 4, 6] for i in range(16)], 7)
+        before = torch.cat([p.detach().flatten() for p in model.parameters()])
+        metrics = update(model, None, torch.optim.SGD(model.parameters(), lr=1.0), rollouts,
+                         group_advantages(torch.tensor([1., 0, 0, 1] * 4), 4),
+                         Config(bf16=bf16, minibatches=1, max_grad_norm=1e9))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert (metrics["sampling/logp_difference"] < 1e-5) != bf16 and metrics["sampling/logp_difference"] < 0.1
+        gradients.append(torch.cat([p.detach().flatten() for p in model.parameters()]) - before)
+    assert not torch.equal(*gradients) and torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_an_offloaded_optimiser_takes_the_same_steps(tiny_policy):
+    models, optimizers = [], []
+    for kind in (torch.optim.AdamW, OffloadedAdamW):
+        model, tokenizer = tiny_policy()
+        optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1)
+        torch.manual_seed(0)
+        rollouts = generate(model, tokenizer, [[5 + i // 4, 6] for i in range(16)], 7)
+        for steps in (2, 1):                                    # and on from its state
+            for _ in range(steps):
+                update(model, None, optimizer, rollouts, group_advantages(torch.tensor([1., 0, 0, 1] * 4), 4), Config())
+            state = optimizer.state_dict()
+            optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1)
+            optimizer.load_state_dict(state)
+        models.append(model)
+        optimizers.append(optimizer)
+    assert same_weights(models[0].state_dict(), models[1].state_dict())
+    moments = [p.data_ptr() for p in optimizers[1].param_groups[0]["params"]]
+    assert not set(moments) & {p.data_ptr() for p in models[1].parameters()}        # they belong to the copies
+
+
 def test_a_batch_without_variance_leaves_the_weights_alone(tiny_policy):
     model, tokenizer = tiny_policy()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -202,8 +238,9 @@ def test_meta_rollouts_are_rewarded_by_the_solutions_of_their_own_problem(tiny_p
     assert aligned == [{"length": 0.0, "difficulty": 1.0, "notion": 1.0}] * 6
 
 
+@pytest.mark.parametrize("bf16", ["False", "True"])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tmp_path, problems, sometimes_right,
-                                                                        monkeypatch, capsys):
+                                                                        monkeypatch, capsys, bf16):
     model = save_chat_model(tmp_path / "model")
     whole, calls = group_advantages, []
 
@@ -211,7 +248,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tmp_path
         calls.append(rewards)
         return whole(rewards, *arguments) * (float("nan") if len(calls) in (2, 4, 5) else 1.0)
     monkeypatch.setattr(masa, "group_advantages", poisoned)
-    common = ["--model", model, "--data", problems, *SMALL, "--algo", "grpo", "--output", tmp_path / "run"]
+    common = ["--model", model, "--data", problems, *SMALL, "--algo", "grpo", "--bf16", bf16, "--output",
+              tmp_path / "run"]
     run(*common, "--steps", 1)
     once = weights(tmp_path / "run/checkpoint")
     run(*common, "--steps", 2, "--resume")

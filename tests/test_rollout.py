@@ -137,6 +137,7 @@ def test_the_sampler_and_token_logprobs_agree(tiny_policy, temperature):
     got, _ = grpo.token_logprobs(model, r.prompt_ids, r.prompt_mask, r.completion_ids, r.mask, temperature)
     assert (~r.mask).any()
     torch.testing.assert_close(got.detach()[r.mask].double(), expected[r.mask], atol=2e-5, rtol=0)
+    torch.testing.assert_close(r.logprobs[r.mask].double(), expected[r.mask], atol=2e-6, rtol=0)
 
 
 def test_concat_and_select_keep_rows_aligned(tiny_policy):
@@ -153,6 +154,7 @@ def test_concat_and_select_keep_rows_aligned(tiny_policy):
         part = both.select(rows)
         assert sampled(part) == [says[i] for i in rows] and len(part) == len(rows)
         assert rows_of(part.prompt_ids, part.prompt_mask) == [prompts[i] for i in rows]
+        assert rows_of(part.logprobs, part.mask) == rows_of(both.logprobs[rows], both.mask[rows])
         assert part.finished.tolist() == [i in (0, 2) for i in rows] and part.texts == [both.texts[i] for i in rows]
         if rows:                        # no column that only others used; prompts end where completions begin
             assert part.prompt_mask.any(0).all() and part.mask.any(0).all()
