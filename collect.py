@@ -16,9 +16,9 @@ import torch
 
 from gating import length_budget, should_skip
 from grader import grade
+from parallel import generate
 from rewards import ATTEMPTS, parse_meta
-from rollout import (Rollouts, concat, encode, generate, hint_messages, hintable, meta_messages,
-                     solution_messages)
+from rollout import Rollouts, concat, encode, hint_messages, hintable, meta_messages, solution_messages
 
 
 @dataclass

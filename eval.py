@@ -30,10 +30,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser
 from benchmarks import BENCHMARKS, PLAIN, load_benchmark
 from config import flag
 from metrics import awareness, correlation, summarise       # noqa: F401, others import them from here
+from parallel import generate
 from policy import load_policy, pick_device
 from results import Results, fingerprint, read_results
 from rewards import meta_rewards, parse_meta
-from rollout import SOLUTION, encode, generate, hint_messages, hintable, meta_messages
+from rollout import SOLUTION, encode, hint_messages, hintable, meta_messages
 
 LARGE = 1e9                     # parameters, from which on a CPU is no use
 FREE = {"device", "max_tokens", "output", "compare", "allow_code_execution", "trust_remote_code"}   # may change

@@ -27,6 +27,7 @@ import time
 import torch
 from tqdm import tqdm
 
+import parallel
 from cloning import correct_expert, expert_ids
 from collect import Collector
 from config import parse_config
@@ -44,13 +45,16 @@ from update import OffloadedAdamW, imitate, update
 
 def train(config):
     """Train as the flags say; the body of the loop is Algorithm 1 of the paper. Returns the RunFolder."""
-    device = pick_device(config.device)
-    run = RunFolder(config.output, dataclasses.asdict(config), config.resume)
-    reporter = Reporter(config.report_to, run.path, dataclasses.asdict(config))
+    device = parallel.start(pick_device(config.device))
+    first = parallel.rank() == 0                                # of several processes one writes; see parallel.py
+    run = RunFolder(config.output, dataclasses.asdict(config), config.resume, writes=first)
+    parallel.wait()
+    reporter = Reporter(config.report_to if first else None, run.path, dataclasses.asdict(config))
     checkpoint = run.load_trainer() if config.resume else None
     problems, held_out = read_problems(config)                  # first, since mistakes show before long work
     load = functools.partial(load_policy, device=device, trust_remote_code=config.trust_remote_code)
     policy, tokenizer = load(run.checkpoint if checkpoint else config.model)
+    parallel.same_weights(policy)
     reference = load(config.model)[0].eval() if config.beta else None
     problems, held_out = (keep_fitting(part, policy, tokenizer, config) for part in (problems, held_out))
     if len(problems) < config.problems_per_step:
@@ -84,13 +88,14 @@ def train(config):
             "gate_audit": gate_audit.state_dict(), "cutoff_audit": cutoff_audit.state_dict()})
 
     if held_out and not checkpoint:
-        run.write_json("before.json", examine("before training"))
-        print_table({"before": run.read_json("before.json")})
+        before = examine("before training")
+        run.write_json("before.json", before)
+        print_table({"before": before})
     stop = StopRequest()
     bar = tqdm(total=config.steps, initial=state["step"], desc=config.algo, unit="step", file=sys.stdout,
                dynamic_ncols=True)
 
-    while state["step"] < config.steps and state["broken"] < 2 and not stop.requested:
+    while state["step"] < config.steps and state["broken"] < 2 and not any(parallel.add([stop.requested])):
         step, started = state["step"], time.perf_counter()
         torch.manual_seed(1_000_003 * config.seed + step)       # a resumed step draws what it would have drawn
         collector = Collector(policy, tokenizer, config, stream.draw, random.Random(f"{config.seed} {step}"))
@@ -169,10 +174,12 @@ def train(config):
     else:
         if held_out:
             run.write_json("after.json", examine("after training"))
+        if held_out and first:
             tables = {name: run.read_json(f"{name}.json") for name in ("before", "after")}
             print_table(tables)
             plot_awareness(tables, run.path / "awareness.png")
-        plot_curves(run.read("metrics.jsonl"), run.path / "curves.png", f"{config.algo} on {config.model}")
+        if first:
+            plot_curves(run.read("metrics.jsonl"), run.path / "curves.png", f"{config.algo} on {config.model}")
         print(f"{config.steps} steps, {state['tokens']:,} tokens and {state['seconds']:.0f} seconds of training. "
               f"Metrics, pictures and the checkpoint are in {run.path}/")
     return run

@@ -25,10 +25,13 @@ except ImportError:             # Windows: a folder in use is not noticed there
 
 
 class RunFolder:
-    """Opens `path` for one process. Raises ValueError with one line if it is in use or already holds a run."""
+    """Opens `path` for one process. Raises ValueError with one line if it is in use or already holds a run.
 
-    def __init__(self, path, config, resume=False):
-        self.path = Path(path)
+    Without `writes` it only reads: another process writes (see parallel.py).
+    """
+
+    def __init__(self, path, config, resume=False, writes=True):
+        self.path, self.writes = Path(path), writes
         self.checkpoint, self.previous = self.path / "checkpoint", self.path / "checkpoint.previous"
         started = any((self.path / name).exists() for name in ("before.json", "metrics.jsonl", "checkpoint",
                                                                "checkpoint.previous"))
@@ -37,6 +40,10 @@ class RunFolder:
                              "folder with --output")
         if resume and not started:
             raise ValueError(f"{path} holds no run to resume: leave out --resume, or name its folder with --output")
+        if resume and not writes:
+            self.check(config)
+        if not writes:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.path / ".lock", "w")
@@ -66,6 +73,8 @@ class RunFolder:
 
     def write_json(self, name, content):
         """Write a JSON file that is either the old one or the whole new one."""
+        if not self.writes:
+            return
         part = self.path / f"{name}.part"
         part.write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
         os.replace(part, self.path / name)
@@ -77,6 +86,8 @@ class RunFolder:
 
     def append(self, name, row):
         """Add one JSON line to a .jsonl file; `row` has its step under "step". What is not finite becomes null."""
+        if not self.writes:
+            return
         row = {key: None if isinstance(value, float) and not math.isfinite(value) else value
                for key, value in row.items()}
         with open(self.path / name, "a") as file:
@@ -95,6 +106,8 @@ class RunFolder:
 
     def rewind(self, step):
         """Drop what was logged from `step` on, after the checkpoint that the run goes on from."""
+        if not self.writes:
+            return
         for name in ("metrics.jsonl", "rollouts.jsonl"):
             rows = [row for row in self.read(name) if row["step"] < step]
             part = self.path / f"{name}.part"
@@ -108,6 +121,8 @@ class RunFolder:
 
         Raises OSError with one line if it cannot be written, as on a full disk; the one before it stays.
         """
+        if not self.writes:
+            return
         new = self.path / "checkpoint.new"
         shutil.rmtree(new, ignore_errors=True)
         try:

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+import parallel
 from grpo import grpo_loss, loss_total, token_logprobs
 from policy import precision
 
@@ -21,18 +22,20 @@ def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.
     policy.train()
     updates = config.inner_epochs * config.minibatches
     active = [row for row in range(len(rollouts)) if config.beta or advantages[row] != 0]
+    mine = parallel.share(sorted(active, key=lambda row: lengths[row]))
     old = ref = None
     if updates > 1:                                             # a single update is on policy: the ratio is 1
-        old = frozen_logprobs(policy, rollouts, active, config)
+        old = frozen_logprobs(policy, rollouts, mine, config)
     if config.beta:
-        ref = frozen_logprobs(reference, rollouts, active, config)
-    sums, loss_sum, norm_sum, tokens, used, computed = {}, 0.0, 0.0, 0, 0, 0
+        ref = frozen_logprobs(reference, rollouts, mine, config)
+    sums = dict.fromkeys(["clip_low", "clip_high", "entropy", "sampling/logp_difference", *["kl"] * (config.beta > 0)], 0)
+    loss_sum, norm_sum, tokens, used, computed = 0.0, 0.0, 0, 0, 0
     for _ in range(config.inner_epochs):
         order = torch.randperm(len(rollouts)).tolist()
         for k in range(config.minibatches):
             rows = order[k::config.minibatches]
             total = weight * loss_total([lengths[row] for row in rows], config.aggregation, config.max_new_tokens)
-            for batch in rollouts.micro_batches(set(rows) & set(active), config.micro_batch_tokens):
+            for batch in rollouts.micro_batches(set(rows) & set(mine), config.micro_batch_tokens):
                 part = rollouts.select(batch)
                 logprobs, entropy = logprobs_of(policy, part, config)
                 width = logprobs.shape[1]
@@ -43,12 +46,14 @@ def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.
                 loss.backward()
                 counts["entropy"] = (entropy * part.mask).sum()
                 counts["sampling/logp_difference"] = ((before - part.logprobs).abs() * part.mask).sum()
-                sums = {name: sums.get(name, 0.0) + count.item() for name, count in counts.items()}
+                sums = {name: count + counts[name].item() for name, count in sums.items()}
                 loss_sum += loss.item()
                 tokens += int(part.mask.sum())
                 used += int(part.prompt_mask.sum()) + int(part.mask.sum())
                 computed += part.prompt_mask.numel() + part.mask.numel()
             norm_sum += apply_gradients(policy, optimizer, config.max_grad_norm)
+    loss_sum, tokens, used, computed, *counts = parallel.add([loss_sum, tokens, used, computed, *sums.values()])
+    sums = dict(zip(sums, counts)) if tokens else {}
     return {"loss": loss_sum / updates, "grad_norm": norm_sum / updates, "padding": 1 - used / max(computed, 1),
             **{name.replace("clip_", "clip_ratio/"): count / max(tokens, 1) for name, count in sums.items()}}
 
@@ -89,14 +94,14 @@ def imitate(policy, optimizer, rollouts, updates, learning_rate, config):
         group["lr"] = learning_rate
     for _ in range(updates):
         loss_sum = 0.0
-        for batch in rollouts.micro_batches(range(len(rollouts)), config.micro_batch_tokens):
+        for batch in rollouts.micro_batches(parallel.share(range(len(rollouts))), config.micro_batch_tokens):
             part = rollouts.select(batch)
             logprobs, _ = logprobs_of(policy, part, config)
             loss = -(logprobs * part.mask).sum() / tokens
             loss.backward()
             loss_sum += loss.item()
         apply_gradients(policy, optimizer, config.max_grad_norm)
-    return loss_sum
+    return parallel.add([loss_sum])[0]
 
 
 def logprobs_of(model, part, config):
@@ -118,6 +123,7 @@ def frozen_logprobs(model, rollouts, rows, config):
 
 def apply_gradients(policy, optimizer, max_grad_norm):
     """Clip, take an optimiser step unless a gradient is not finite, clear. Returns the norm before clipping."""
+    parallel.add_gradients(policy)
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm).item()
     if math.isfinite(norm):
         optimizer.step()

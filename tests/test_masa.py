@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,7 @@ def test_killed_run_and_ctrl_c(tmp_path, problems):
         process = start(name)
         metrics = tmp_path / name / "metrics.jsonl"
         while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-            pass
+            time.sleep(0.02)
         process.send_signal(number)
         said, _ = process.communicate(timeout=120)
         if number == signal.SIGINT:
