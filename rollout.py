@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jinja2 import TemplateError
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 # --- Prompts ----------------------------------------------------------------------------------------------
 
@@ -166,6 +166,9 @@ def eos_ids(model, tokenizer):
     return sorted({token for token in [*configured, tokenizer.eos_token_id] if token is not None})
 
 
+STRIDE = 16         # tokens that are sampled before the rows that have ended leave the batch
+
+
 class KeepLogits(LogitsProcessor):
     """Changes nothing; `generate` hands it the logits of the next token, before temperature and top-p."""
 
@@ -204,14 +207,44 @@ def sampling_mode(model):
         model.train(was_training)
 
 
+def sample_batch(model, ids, mask, limits, longest, temperature, top_p, pad, ends):
+    """One batch of `generate`: ids, mask [B, P], limits [B] tokens. Returns ids and log-probabilities, [B, longest].
+
+    Every STRIDE tokens the rows that have ended leave the batch and its cache: a row that is cut, or that is simply
+    short, makes the others faster.
+    """
+    sampling = (dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if temperature
+                else dict(do_sample=False))
+    width, rows, done = ids.shape[1], torch.arange(len(ids), device=ids.device), 0
+    completion_ids = torch.full((len(ids), longest), pad, device=ids.device)
+    logprobs = torch.zeros(completion_ids.shape, device=ids.device)
+    kept, cache, ends_tensor = KeepLogits(), DynamicCache(config=model.config), torch.tensor(ends, device=ids.device)
+    while len(rows):
+        config = GenerationConfig(**sampling, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
+                                  eos_token_id=ends, max_new_tokens=min(STRIDE, int(limits[rows].max()) - done))
+        end = EndOfRow(width, limits[rows], kept, temperature or 1.0)
+        ids = model.generate(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config,
+            logits_processor=LogitsProcessorList([kept]), stopping_criteria=StoppingCriteriaList([end]))
+        new = ids[:, width + done:]
+        columns = slice(done, done + new.shape[1])
+        completion_ids[rows, columns], logprobs[rows, columns] = new, torch.stack(end.logprobs, 1)
+        done += new.shape[1]
+        mask = F.pad(mask, (0, new.shape[1]), value=1)
+        going_on = ~torch.isin(new, ends_tensor).any(1) & (limits[rows] > done)
+        if not going_on.all():
+            rows, ids, mask = rows[going_on], ids[going_on], mask[going_on]
+            cache.batch_select_indices(going_on.nonzero().squeeze(1))
+    return completion_ids, logprobs
+
+
 @torch.no_grad()
 def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max_tokens=None):
     """Sample one completion for each prompt, from the plain distribution of the policy.
 
     prompts: B lists of token ids; repeat a prompt to get a group. budgets: the most tokens to sample, an
     integer or B of them. max_tokens: B * (P + T) is split into batches of at most this many tokens, to fit
-    memory, rows of similar budget together, so that a short one does not wait for long ones. Draws from torch's
-    global generator. temperature 0 is greedy. Returns Rollouts of B rows.
+    memory, rows of similar budget together. Draws from torch's global generator. temperature 0 is greedy. Returns Rollouts of B rows.
     """
     device, pad = model.device, tokenizer.pad_token_id
     ends = eos_ids(model, tokenizer)
@@ -223,8 +256,6 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     prompt_mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
     limits = torch.tensor(budgets, device=device)
-    sampling = (dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if temperature
-                else dict(do_sample=False))
     completion_ids = torch.full((len(prompts), longest), pad, device=device)
     logprobs = torch.zeros(completion_ids.shape, device=device)
     with sampling_mode(model):
@@ -232,16 +263,8 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
         while left:
             size = max(1, max_tokens // (width + budgets[left[-1]])) if max_tokens else len(left)
             rows, left = left[-size:], left[:-size]
-            config = GenerationConfig(
-                **sampling, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
-                eos_token_id=ends, max_new_tokens=budgets[rows[-1]])
-            kept = KeepLogits()
-            end = EndOfRow(width, limits[rows], kept, temperature or 1.0)
-            sequences = model.generate(
-                input_ids=prompt_ids[rows], attention_mask=prompt_mask[rows].long(), generation_config=config,
-                logits_processor=LogitsProcessorList([kept]), stopping_criteria=StoppingCriteriaList([end]))
-            completion_ids[rows, :sequences.shape[1] - width] = sequences[:, width:]
-            logprobs[rows, :sequences.shape[1] - width] = torch.stack(end.logprobs, 1)
+            completion_ids[rows], logprobs[rows] = sample_batch(
+                model, prompt_ids[rows], prompt_mask[rows].long(), limits[rows], longest, temperature, top_p, pad, ends)
 
     positions = torch.arange(longest, device=device)
     is_end = torch.isin(completion_ids, torch.tensor(ends, device=device)) & (positions < limits[:, None])

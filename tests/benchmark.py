@@ -3,6 +3,7 @@
     python tests/benchmark.py memory          the loss at a vocabulary of 151,936, with chunks and without
     python tests/benchmark.py memory --tokens 8192          needs 30 GB for the version without
     python tests/benchmark.py batches         one batch of solutions and predictions against two
+    python tests/benchmark.py leaving         rows that have ended leave the batch of `generate`, against waiting
     python tests/benchmark.py step            a GRPO step of ours against one of TRL's GRPOTrainer, if TRL is installed
 
 Memory is the peak of resident memory of a child process, less that of a child which only loads the same things.
@@ -60,6 +61,27 @@ def memory(tokens):
     base = found["nothing"][1]
     print(f"{tokens} tokens: chunks take 1/{(found['plain'][1] - base) / (found['chunked'][1] - base):.1f} of the memory "
           f"and {found['chunked'][0] / found['plain'][0]:.2f} of the seconds")
+
+
+def leaving(repeats):
+    """Solutions of a step where rows that have ended leave the batch, against a batch that waits for its longest row."""
+    import rollout
+    from data import load_problems
+    from policy import load_policy
+    model, tokenizer = load_policy("toy")
+    prompts = [rollout.encode(tokenizer, rollout.solution_messages(p.text)) for p in load_problems("toy")[:16]
+               for _ in range(8)]
+    ratios, stride = [], rollout.STRIDE
+    for seed in range(repeats):
+        seconds = []
+        for rollout.STRIDE in (stride, 96):
+            torch.manual_seed(seed)
+            started = time.perf_counter()
+            rollout.generate(model, tokenizer, prompts, 96)
+            seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[0] / seconds[1])
+    print(f"with rows that leave: {statistics.median(ratios):.2f} of the seconds (from {min(ratios):.2f} to "
+          f"{max(ratios):.2f} in {repeats} repeats)")
 
 
 def batches(repeats):
@@ -153,13 +175,14 @@ def step(repeats, steps=8):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["memory", "batches", "step", "one-loss", "one-steps"])
+    parser.add_argument("what", choices=["memory", "batches", "leaving", "step", "one-loss", "one-steps"])
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--version", choices=["nothing", "plain", "chunked", "ours", "trl"], default="chunked")
     parser.add_argument("--steps", type=int, default=8)
     arguments = parser.parse_args()
     {"memory": lambda: memory(arguments.tokens), "batches": lambda: batches(arguments.repeats),
+     "leaving": lambda: leaving(arguments.repeats),
      "step": lambda: step(arguments.repeats, arguments.steps),
      "one-steps": lambda: one_steps(arguments.version, arguments.steps),
      "one-loss": lambda: one_loss(arguments.version, arguments.tokens)}[arguments.what]()

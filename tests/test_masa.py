@@ -172,6 +172,7 @@ def test_micro_batches_do_not_change_the_update(tiny_policy, aggregation):
         config = Config(micro_batch_tokens=micro_batch_tokens, aggregation=aggregation, max_grad_norm=1e9)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         metrics = update(model, None, optimizer, rollouts, advantages, config)
+        assert (metrics.pop("padding") == 0) == (micro_batch_tokens == 1)
         results.append((metrics, torch.cat([p.detach().flatten() for p in model.parameters()])))
     for metrics, parameters in results[1:]:
         assert metrics == pytest.approx(results[0][0], rel=1e-4, abs=1e-6)

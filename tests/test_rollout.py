@@ -5,6 +5,7 @@ import torch
 from transformers import GenerationConfig
 
 import grpo
+import rollout
 from conftest import BOS, END, PAD, START, checkpointed, chi_square_fits, greedy_alone, play, rows_of, sampled
 from rollout import as_rollouts, concat, encode, eos_ids, generate, hint_messages, meta_messages, solution_messages
 
@@ -25,6 +26,24 @@ def test_gradient_checkpointing_and_padding_change_no_token_and_the_mode_is_put_
     with pytest.raises(ZeroDivisionError):
         generate(model, tokenizer, PROMPTS, 4)
     assert model.training is train and model.generation_config is own
+
+
+@pytest.mark.parametrize("stride", [1, 3, 5])
+def test_rows_that_have_ended_leave_the_batch_and_change_no_other(tiny_policy, monkeypatch, stride):
+    monkeypatch.setattr(rollout, "STRIDE", stride)
+    model, tokenizer = tiny_policy()
+    prompts = PROMPTS + [[token] for token in range(10, 40)]
+    budgets = [14, 2, 9, *([12, 3, 7] * 10)]
+    widths = []
+    hook = model.register_forward_pre_hook(lambda _, args, given: widths.append(len(given["input_ids"])), with_kwargs=True)
+    rollouts = generate(model, tokenizer, prompts, budgets, temperature=0)
+    hook.remove()
+    assert widths[0] == len(prompts) and widths[-1] < 12
+    assert sum(widths) <= sum(-(-length // stride) * stride for length in rollouts.lengths)
+    expected = [greedy_alone(model, prompt, budget) for prompt, budget in zip(prompts, budgets)]
+    assert sampled(rollouts) == expected and any(len(row) < budget for row, budget in zip(expected, budgets))
+    got, _ = grpo.token_logprobs(model, rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.mask)
+    torch.testing.assert_close(rollouts.logprobs[rollouts.mask], got.detach()[rollouts.mask], atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7, 1.0])
