@@ -1,4 +1,4 @@
-"""Several processes, one for each card: `torchrun --nproc-per-node 2 masa.py ...`.
+"""Several processes, one for each card: `torchrun --nproc-per-node 2 --shutdown-timeout 3600 masa.py ...`.
 
 Every process holds the whole policy and learns from the whole batch; only the two expensive parts are shared out.
 Each samples some of the rows and hands them to the others, and each computes the gradients of some of the rows,
@@ -9,6 +9,7 @@ decision has to be passed on. The process of rank 0 is the one that prints and w
 import os
 import sys
 from dataclasses import replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -17,13 +18,18 @@ import rollout
 
 
 def start(device):
-    """Join the processes that torchrun started, if it did; returns the torch.device of this one."""
+    """Join the processes that torchrun started, if it did; returns the torch.device of this one.
+
+    Raises ValueError if the device is neither a card nor the CPU.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return device
+    if device.type not in ("cuda", "cpu"):
+        raise ValueError(f"several processes need --device cuda or cpu, not {device.type}")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))    # rank 0 may write long
     if rank():
         sys.stdout = open(os.devnull, "w")
     return device
@@ -58,8 +64,11 @@ def add(numbers):
 
 
 def add_gradients(policy):
-    """Give every parameter the sum of its gradients over the processes."""
-    for parameter in policy.parameters() if world() > 1 else ():
+    """Give every parameter the sum of its gradients over the processes; none, if no process has any."""
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    if world() == 1 or not any(add([any(parameter.grad is not None for parameter in parameters)])):
+        return
+    for parameter in parameters:
         if parameter.grad is None:              # this process had no rows
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)
@@ -82,7 +91,7 @@ def generate(model, tokenizer, prompts, *arguments, **named):
     budgets = [budgets] * len(prompts) if isinstance(budgets, int) else budgets
     mine, part = share(range(len(prompts))), None
     seed = int(torch.randint(2**40, ()))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed + rank())
         if mine:
             part = rollout.generate(model, tokenizer, [prompts[row] for row in mine], [budgets[row] for row in mine],

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jinja2 import TemplateError
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria,
+                          StoppingCriteriaList)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 # --- Prompts ----------------------------------------------------------------------------------------------
 
@@ -211,20 +213,24 @@ def sample_batch(model, ids, mask, limits, longest, temperature, top_p, pad, end
     """One batch of `generate`: ids, mask [B, P], limits [B] tokens. Returns ids and log-probabilities, [B, longest].
 
     Every STRIDE tokens the rows that have ended leave the batch and its cache: a row that is cut, or that is simply
-    short, makes the others faster.
+    short, makes the others faster. Models with a recurrent state, from which no row can be taken, wait for the longest.
     """
     sampling = (dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if temperature
                 else dict(do_sample=False))
     width, rows, done = ids.shape[1], torch.arange(len(ids), device=ids.device), 0
     completion_ids = torch.full((len(ids), longest), pad, device=ids.device)
     logprobs = torch.zeros(completion_ids.shape, device=ids.device)
-    kept, cache, ends_tensor = KeepLogits(), DynamicCache(config=model.config), torch.tensor(ends, device=ids.device)
+    kept, ends_tensor = KeepLogits(), torch.tensor(ends, device=ids.device)
+    cache = DynamicCache(config=model.config)
+    if model._is_stateful or {type(layer) for layer in cache.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
+        cache = None                # the model makes its own
     while len(rows):
+        left = int(limits[rows].max()) - done
         config = GenerationConfig(**sampling, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
-                                  eos_token_id=ends, max_new_tokens=min(STRIDE, int(limits[rows].max()) - done))
+                                  eos_token_id=ends, max_new_tokens=min(STRIDE, left) if cache else left)
         end = EndOfRow(width, limits[rows], kept, temperature or 1.0)
         ids = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config,
+            input_ids=ids, attention_mask=mask, generation_config=config, **({"past_key_values": cache} if cache else {}),
             logits_processor=LogitsProcessorList([kept]), stopping_criteria=StoppingCriteriaList([end]))
         new = ids[:, width + done:]
         columns = slice(done, done + new.shape[1])
@@ -232,8 +238,8 @@ def sample_batch(model, ids, mask, limits, longest, temperature, top_p, pad, end
         done += new.shape[1]
         mask = F.pad(mask, (0, new.shape[1]), value=1)
         going_on = ~torch.isin(new, ends_tensor).any(1) & (limits[rows] > done)
-        if not going_on.all():
-            rows, ids, mask = rows[going_on], ids[going_on], mask[going_on]
+        rows, ids, mask = rows[going_on], ids[going_on], mask[going_on]
+        if cache and not going_on.all():
             cache.batch_select_indices(going_on.nonzero().squeeze(1))
     return completion_ids, logprobs
 

@@ -2,12 +2,13 @@ r"""MASA inside TRL's GRPOTrainer, for models that outgrow one card: accelerate,
 
     pip install trl==1.16.0                                                  (what this was tried with)
     python examples/masa_trl.py --max_steps 20 --use_cpu                     the toy model, on a laptop
-    accelerate launch examples/masa_trl.py --model Qwen/Qwen3-1.7B --data my_problems.jsonl --use_vllm ...
+    accelerate launch examples/masa_trl.py --model Qwen/Qwen3-1.7B --data my_problems.jsonl --bf16 True \
+        --learning_rate 1e-6 --max_completion_length 3072 --per_device_train_batch_size 16 --steps_per_generation 16
 
 Every problem is two rows of the data, one for each path, and a group of TRL is G rollouts of a row: advantages are
 within the path without further ado. The reward of a meta rollout reads the solutions of the same problem, so the two
 rows have to be in the same batch of the same process: the rows are in order, TRL does not shuffle them, and the
-batch of a process holds whole pairs (`main` sees to it). Further flags are those of trl.GRPOConfig.
+batch of a process holds whole pairs (`main` sees to it). Tried on CPUs only, with one process and with two. Further flags are those of trl.GRPOConfig.
 """
 
 import random
@@ -73,7 +74,8 @@ def main():
     parser = HfArgumentParser([Script, GRPOConfig])
     parser.set_defaults(output_dir="runs/trl", num_generations=8, max_completion_length=96, temperature=1.0,
                         per_device_train_batch_size=256, learning_rate=4e-4, loss_type="dapo", epsilon_high=0.28,
-                        shuffle_dataset=False, report_to=[], logging_steps=1, save_strategy="no")
+                        shuffle_dataset=False, chat_template_kwargs={"enable_thinking": False}, report_to=[],
+                        logging_steps=1, save_strategy="no")                # the values of the toy world
     script, config = parser.parse_args_into_dataclasses()
     size = config.per_device_train_batch_size * config.steps_per_generation
     if config.shuffle_dataset or size % (2 * config.num_generations):
@@ -81,7 +83,9 @@ def main():
                  "--steps_per_generation a multiple of twice --num_generations")
     model, tokenizer = load_policy(script.model)
     rows = Dataset.from_list(paired_rows(load_problems(script.data), config.max_completion_length, config.seed))
-    GRPOTrainer(model, [solution_reward, meta_reward], config, train_dataset=rows, processing_class=tokenizer).train()
+    trainer = GRPOTrainer(model, [solution_reward, meta_reward], config, train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model()
 
 
 if __name__ == "__main__":

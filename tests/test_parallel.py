@@ -33,11 +33,18 @@ metrics = update(model, reference, optimizer, rollouts, group_advantages(rewards
 metrics["clone"] = imitate(model, optimizer, rollouts.select([0, 4, 7]), 2, 0.1, config)
 part = rollouts.select([0])                     # fewer rows than processes
 imitate(model, optimizer, part, 1, 0.1, config)
+weights = {{name: value.clone() for name, value in model.state_dict().items()}}
+adamw = torch.optim.AdamW(model.parameters(), lr=0.01)
+config = Config(micro_batch_tokens=60)
+update(model, None, adamw, rollouts, group_advantages(rewards, 4), config)
+before = [p.clone() for p in model.parameters()]
+update(model, None, adamw, rollouts, torch.zeros(16), config)                   # no gradient anywhere: no step
+assert all(map(torch.equal, before, model.parameters()))
 torch.manual_seed(1)
 greedy = parallel.generate(model, tokenizer, [[5], [6, 7], [8]], [4, 9, 2], 0)
 drawn = parallel.generate(model, tokenizer, [[5]] * 8, 6)
 assert len(set(drawn.texts)) > 4                # the processes do not draw the same numbers
-torch.save((metrics, model.state_dict(), greedy.texts, greedy.lengths, drawn.texts, torch.rand(1)),
+torch.save((metrics, weights, greedy.texts, greedy.lengths, drawn.texts, torch.rand(1)),
            f"{out}{{parallel.rank()}}.pt")
 """
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
 
 import grpo
 import rollout
@@ -28,10 +28,11 @@ def test_gradient_checkpointing_and_padding_change_no_token_and_the_mode_is_put_
     assert model.training is train and model.generation_config is own
 
 
-@pytest.mark.parametrize("stride", [1, 3, 5])
-def test_rows_that_have_ended_leave_the_batch_and_change_no_other(tiny_policy, monkeypatch, stride):
+@pytest.mark.parametrize("stride, ends, pad", [(1, [3], PAD), (3, [3, 17, 40], END), (5, [3, 25], None)])
+def test_rows_that_have_ended_leave_the_batch_and_change_no_other(tiny_policy, monkeypatch, stride, ends, pad):
     monkeypatch.setattr(rollout, "STRIDE", stride)
-    model, tokenizer = tiny_policy()
+    model, tokenizer = tiny_policy(eos=ends)
+    tokenizer.pad_token = pad
     prompts = PROMPTS + [[token] for token in range(10, 40)]
     budgets = [14, 2, 9, *([12, 3, 7] * 10)]
     widths = []
@@ -41,9 +42,22 @@ def test_rows_that_have_ended_leave_the_batch_and_change_no_other(tiny_policy, m
     assert widths[0] == len(prompts) and widths[-1] < 12
     assert sum(widths) <= sum(-(-length // stride) * stride for length in rollouts.lengths)
     expected = [greedy_alone(model, prompt, budget) for prompt, budget in zip(prompts, budgets)]
+    expected = [row[:min([i + 1 for i, token in enumerate(row) if token in ends] or [len(row)])] for row in expected]
     assert sampled(rollouts) == expected and any(len(row) < budget for row, budget in zip(expected, budgets))
     got, _ = grpo.token_logprobs(model, rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.mask)
     torch.testing.assert_close(rollouts.logprobs[rollouts.mask], got.detach()[rollouts.mask], atol=2e-5, rtol=0)
+
+
+def test_a_model_with_a_recurrent_state_waits_for_its_longest_row(tiny_policy):
+    _, tokenizer = tiny_policy()
+    torch.manual_seed(0)
+    for config, kind in ((Lfm2Config(
+            vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, layer_types=["conv", "full_attention"], eos_token_id=3), Lfm2ForCausalLM),
+            (MambaConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, state_size=4, eos_token_id=3), MambaForCausalLM)):
+        model = kind(config).eval()
+        rollouts = generate(model, tokenizer, [[10, 11, 12], [13, 14, 15]], [40, 5], temperature=0)
+        assert sampled(rollouts) == [greedy_alone(model, prompt, n) for prompt, n in (([10, 11, 12], 40), ([13, 14, 15], 5))]
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7, 1.0])
