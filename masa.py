@@ -44,11 +44,17 @@ from update import OffloadedAdamW, imitate, update
 
 
 def train(config):
-    """Train as the flags say; the body of the loop is Algorithm 1 of the paper. Returns the RunFolder."""
+    """Train as the flags say, in a folder that nobody else may write to meanwhile. Returns the RunFolder."""
     device = parallel.start(pick_device(config.device))
     first = parallel.rank() == 0                                # of several processes one writes; see parallel.py
-    run = RunFolder(config.output, dataclasses.asdict(config), config.resume, writes=first)
-    parallel.wait()
+    with RunFolder(config.output, dataclasses.asdict(config), config.resume, writes=first) as run:
+        parallel.wait()
+        take_steps(config, run, device, first)
+    return run
+
+
+def take_steps(config, run, device, first):
+    """All of a run; the body of its loop is Algorithm 1 of the paper."""
     reporter = Reporter(config.report_to if first else None, run.path, dataclasses.asdict(config))
     checkpoint = run.load_trainer() if config.resume else None
     problems, held_out = read_problems(config)                  # first, since mistakes show before long work
@@ -182,7 +188,6 @@ def train(config):
             plot_curves(run.read("metrics.jsonl"), run.path / "curves.png", f"{config.algo} on {config.model}")
         print(f"{config.steps} steps, {state['tokens']:,} tokens and {state['seconds']:.0f} seconds of training. "
               f"Metrics, pictures and the checkpoint are in {run.path}/")
-    return run
 
 
 # --- The parts of a step ----------------------------------------------------------------------------------

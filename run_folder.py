@@ -25,7 +25,8 @@ except ImportError:             # Windows: a folder in use is not noticed there
 
 
 class RunFolder:
-    """Opens `path` for one process. Raises ValueError with one line if it is in use or already holds a run.
+    """Opens `path` for one process, until `close`. Raises ValueError with one line if it is in use or already holds
+    a run.
 
     Without `writes` it only reads: another process writes (see parallel.py).
     """
@@ -42,23 +43,41 @@ class RunFolder:
             raise ValueError(f"{path} holds no run to resume: leave out --resume, or name its folder with --output")
         if resume and not writes:
             self.check(config)
-        if not writes:
-            return
+        self.lock = None
+        if writes:
+            try:
+                self.claim(config, resume)
+            except BaseException:
+                self.close()
+                raise
+
+    def claim(self, config, resume):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.path / ".lock", "w")
             if fcntl:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{path} is in use by another process") from None
+            raise ValueError(f"{self.path} is in use by another process") from None
         except OSError as error:
-            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+            raise ValueError(f"{self.path} cannot be written: {error.strerror}") from None
         if not self.checkpoint.exists() and self.previous.exists():     # killed between the two renames
             self.previous.rename(self.checkpoint)
         if resume:
             self.check(config)
         else:
             self.write_json("config.json", config)
+
+    def close(self):
+        """Leave the folder to others; the end of the process does so too."""
+        if self.lock:
+            self.lock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
 
     def check(self, config):
         """Resuming with another model, data or method would continue another run."""

@@ -13,14 +13,19 @@ from run_folder import RunFolder
 CONFIG = {"model": "toy", "steps": 4, "seed": 0, "resume": False}
 
 
+pytestmark = pytest.mark.filterwarnings("error")
+
+
 @pytest.fixture
 def run(tmp_path):
-    return RunFolder(tmp_path / "run", CONFIG)
+    with RunFolder(tmp_path / "run", CONFIG) as run:
+        yield run
 
 
 def restart(run, resume=True, **changed):
-    run.lock.close()            # as the end of the process does
-    return RunFolder(run.path, CONFIG | changed, resume)
+    run.close()                 # as the end of the process does
+    with RunFolder(run.path, CONFIG | changed, resume) as again:
+        return again
 
 
 def test_rewind_drops_what_came_after_the_checkpoint_and_a_torn_line(run):
@@ -76,6 +81,17 @@ def test_a_folder_in_use_is_refused(run):
     process.start()
     assert "in use by another process" in answers.get(timeout=60)
     process.join()
+
+
+def test_the_folder_is_free_again_after_the_run_and_after_a_mistake(run):
+    run.append("metrics.jsonl", {"step": 0})
+    with pytest.raises(ValueError, match="in use by another process"):
+        RunFolder(run.path, CONFIG, resume=True)
+    run.close()
+    with pytest.raises(ValueError, match="seed was 0, now 1"):
+        RunFolder(run.path, CONFIG | {"seed": 1}, resume=True)
+    with RunFolder(run.path, CONFIG, resume=True):
+        pass
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):
