@@ -2,8 +2,9 @@
 
     python tests/compare.py                             5 seeds of all, the README's table: over an hour on 2 cores
     python tests/compare.py --seeds 2 --algos grpo masa                  a part of it
+    python tests/compare.py --algos grpo grpo-dynamic masa-efficient-{m4,k5,blind,no-clone,no-refill}
 
-Every run is `python masa.py` with the flags in ALGOS, in a folder of its own below --output; what is there already is
+Every run is `python masa.py` with the flags in FLAGS, in a folder of its own below --output; what is there already is
 not run again, and a run that was stopped goes on. Run by hand, not part of the test suite.
 """
 
@@ -19,6 +20,10 @@ ROOT = Path(__file__).parent.parent
 ALGOS = {"grpo": "--algo grpo", "grpo-dynamic": "--algo grpo --dynamic-sampling", "masa": "--algo masa",
          "masa-efficient": "--algo masa-efficient",
          "masa-efficient-lean": "--algo masa-efficient --no-refill --no-clone --meta-group-size 4"}
+VARIANTS = {"masa-efficient-m4": "--meta-group-size 4", "masa-efficient-k5": "--gate-start 5",
+            "masa-efficient-blind": "--gate-trust 0", "masa-efficient-no-clone": "--no-clone",
+            "masa-efficient-no-refill": "--no-refill"}
+FLAGS = ALGOS | {name: f"--algo masa-efficient {flags}" for name, flags in VARIANTS.items()}
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}        # Student's t for n values
 COUNTS = {"solution tokens": "tokens", "meta tokens": "meta/tokens", "tokens thrown away": "tokens_wasted",
           "audit tokens": "audit/tokens"}
@@ -35,12 +40,18 @@ def interval(values):
     return float(np.mean(values)), T_95.get(len(values), 2.0) * float(np.std(values, ddof=1)) / len(values) ** 0.5
 
 
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def figures(folder):
     """What one run has to say: a dict of numbers (None where it does not apply), and its held-out curve."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(folder)
     found = {name: sum(row.get(key) or 0 for row in rows) for name, key in COUNTS.items()}
     found["all tokens"] = sum(found.values())
     found["seconds"] = rows[-1]["seconds_total"]
+    predicted = [row["meta/completions/mean_length"] for row in rows if "meta/completions/mean_length" in row]
+    found["tokens of a prediction"] = float(np.mean(predicted)) if predicted else None
     for name, key in SHARES.items():
         shares = [row[key] for row in rows if key in row]
         found[name] = float(np.mean(shares)) if shares else None
@@ -68,6 +79,16 @@ def cost_to_reach(curve, accuracy):
     return None, None
 
 
+def ideal_gate(folder, curve, prediction_tokens):
+    """The held-out curve of a dynamic-sampling run, had a perfect predictor named the groups it threw away.
+
+    Then a drawn problem costs its predictions, and only those that were kept cost solutions: the least that any
+    gate in front of the same steps can spend.
+    """
+    spent = [0, *np.cumsum([row["tokens"] + row["problems_drawn"] * prediction_tokens for row in metrics(folder)])]
+    return [(step, spent[step], seconds, accuracy) for step, _, seconds, accuracy in curve]
+
+
 def plot(curves, path):
     """Held-out accuracy against steps and against tokens, a mean curve per algorithm over thin ones per seed."""
     import matplotlib.pyplot as plt
@@ -87,7 +108,7 @@ def plot(curves, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--algos", nargs="+", choices=ALGOS, default=list(ALGOS))
+    parser.add_argument("--algos", nargs="+", choices=FLAGS, default=list(ALGOS))
     parser.add_argument("--output", default="runs/compare")
     parser.add_argument("--flags", default="--steps 100 --eval-every 10", help="further flags of masa.py, for every run")
     arguments = parser.parse_args()
@@ -98,7 +119,7 @@ def main():
             if not (run / "curves.png").exists():
                 started = (run / "before.json").exists()
                 print(f"{algo}, seed {seed}", flush=True)
-                subprocess.run([sys.executable, "masa.py", *ALGOS[algo].split(), "--seed", str(seed), "--output", str(run),
+                subprocess.run([sys.executable, "masa.py", *FLAGS[algo].split(), "--seed", str(seed), "--output", str(run),
                                 "--show-every", "0", *arguments.flags.split(), *(["--resume"] if started else [])],
                                cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             found, curve = figures(ROOT / run)
@@ -113,6 +134,12 @@ def main():
                     found[f"{name} to GRPO's final accuracy / GRPO's, where reached"] = (
                         cost / whole if cost is not None else None)
                 found["seeds that reached it"] = float(cost is not None)
+                if algo == "grpo-dynamic" and "masa" in results:
+                    length = results["masa"][seed]["tokens of a prediction"]
+                    for size in (0, 2, 4, 8):
+                        cost, _ = cost_to_reach(ideal_gate(ROOT / folder / f"{algo}-{seed}", curve, size * length), goal)
+                        found[f"the same, had a perfect gate cost {size} predictions a problem"] = (
+                            cost / wholes[0] if cost is not None else None)
     names = list(dict.fromkeys(name for runs in results.values() for found in runs for name in found))
     print(f"\n| mean and 95 % interval over {arguments.seeds} seeds | " + " | ".join(arguments.algos) + " |")
     print("|---|" + "---|" * len(arguments.algos))
