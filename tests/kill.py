@@ -2,7 +2,8 @@
 
     python tests/kill.py --kills 20          about 6 minutes on 2 cores; run by hand, the test suite has a short form
 
-The kill is SIGKILL, so that nothing can be tidied up; the moments include evaluation and the writing of checkpoints.
+The kill is SIGKILL, so that nothing can be tidied up; the moments include evaluation, and every second one waits for a
+checkpoint that is being written.
 Weights, optimiser state, metrics (but for seconds) and sampled texts must be the same, bit for bit.
 """
 
@@ -51,6 +52,10 @@ def main():
             print("the run ended before it could be killed again")
             break
         except subprocess.TimeoutExpired:
+            if kills % 2:
+                while process.poll() is None and not (folder / "killed/checkpoint.new").exists():
+                    time.sleep(0.001)
+                time.sleep(rng.uniform(0, 0.03))
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
