@@ -56,10 +56,18 @@ def equal(prediction, answer, *, rel_tol=0.0):
     """
     try:
         ours, theirs = readings(prediction), readings(answer)
-        if ours[0] == theirs[0]:
-            return ours[0] != []
-        return any(same_answer(read(a), read(b), rel_tol) for a in ours for b in theirs)
     except Exception:       # Refused, as a rule; but whatever it is, it must not end the training run
+        return False
+    if ours[0] == theirs[0]:
+        return ours[0] != []
+    return any(agree(a, b, rel_tol) for a in ours for b in theirs)
+
+
+def agree(tokens, others, rel_tol):
+    """Do two lists of tokens say the same? What cannot be read says nothing."""
+    try:
+        return same_answer(read(tokens), read(others), rel_tol)
+    except Exception:
         return False
 
 
@@ -90,9 +98,11 @@ BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}(?:\{|(?P<bare>-?\d+|(?<=\s)
 UNICODE = str.maketrans({
     "−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "⁄": "/", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
     "±": r"\pm ", "√": r"\sqrt ", "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "∈": r"\in ", "∪": r"\cup ",
-    "∩": r"\cap ", "∅": r"\{\}", "ℝ": r"\reals ", "Δ": r"\Delta ", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"})
+    "∩": r"\cap ", "∅": r"\{\}", "ℝ": r"\reals ", "Δ": r"\Delta "})
 WORDS = dict(word.split("→") for word in r"""and→, or→; to→: per→/ degree→° degrees→° percent→% dollar→"$
-    dollars→"$ mph→"mi/"h infinity→\infty sin→\sin cos→\cos tan→\tan ln→\ln log→\log sqrt→\sqrt pi→\pi""".split())
+    dollars→"$ mph→"mi/"h infinity→\infty sin→\sin cos→\cos tan→\tan ln→\ln log→\log sqrt→\sqrt pi→\pi
+    squared→^2 cubed→^3 factorial→! dozen→*12 hundred→*10^2 thousand→*10^3 million→*10^6 billion→*10^9
+    trillion→*10^12""".split())
 
 
 def words(match):
@@ -103,6 +113,7 @@ def words(match):
     return re.sub(r'(?<![\\\w"])(?![ei]\b)[^\W\d_]' + letters, r'"\g<0>', match[1])
 
 
+SPACE, ORDINAL = r"\s|~|\\[ ,;:!]", "(?:st|nd|rd|th)"
 SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"(?<!\\)\$", ""),                                                                           # $5$
     (r"^\s*(?:=|\\approx)|\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
@@ -118,18 +129,22 @@ SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"\\[dtc](frac|binom)", r"\\\1"), (r"(\\frac|\\binom)\s*(\d)", r"\1{\2}"),                   # \dfrac, \frac12
     (r"((?:\\frac|\\binom)\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
-    (r"(?<![\w^{])(?:\(|\\text\{)?([A-Z\d]*\d[A-Z\d]*)[)}]?\s*_\s*\{?\s*(\d+)\s*\}?", r'\1"base\2'),
+    (r"(?<![\w^{])(?:\(|\\text\{)?([A-Z\d]*\d[A-Z\d]*)[)}]?\s*_\s*\{?\s*([1-9]\d*)\s*\}?", r'\1"base\2'),
+    (r"(?<![\w^{])((?=\w*\d|\w\w)[\da-fA-F]+)_\{?16\}?", lambda number: number[1].upper() + '"base16'),
     (r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,?\\[,!;: ]\s*|,\s*\\!|[ ~])\d{3})+(?!\d)",                # 1{,}000
      lambda number: re.sub(r"\D", "", number[0])),
-    (r"(?<![\w}.^])(\d+)(\s+\d+\s*/\s*\d+(?![\d.])|\s*\\frac\s*\{\d+\}\s*\{\d+\})", r"(\1+\2)"),
-    (r"(?i)\b(?:square|sq\.?) (\w+)", r"\1^2"),
+    (r"(?<![\w}.^])(\d+)((?:%s)+\d+\s*/\s*\d+(?![\d.])|(?:%s)*\\frac\s*\{\d+\}\s*\{\d+\})" % (SPACE, SPACE),
+     r"(\1+\2)"),
+    (r"(?<=\d)(?:\^?\s*\{?\\(?:text|mathrm)\s*\{ORD\}\}?|\^\s*\{ORD\}|ORD\b)".replace("ORD", ORDINAL), ""),  # 5^{th}
+    (r"(?i)\b(?:square|sq\.?)(?:%s)+(\w+)" % SPACE, r"\1^2"), (r"(?i)\bcubic(?:%s)+(\w+)" % SPACE, r"\1^3"),
     (r"(?i)(?<![\\a-z])(?:%s)(?![a-z])" % "|".join(WORDS), lambda word: WORDS[word[0].lower()]),
     (r"\\(?:text(?:bf|it|rm|normal)?|[mh]box|mathrm|operatorname)\s*\{([^{}]*)\}", words),
-    (r"(?<=[\d})])\s*([mck]m|m[gil]|kg|ft|in|lbs?|oz|hr|min|sec|mph)\b", r' "\1'),     # 5 cm
+    (r"(?<=[\d})])(?:%s)*([mck]m|m[gil]|kg|ft|in|lbs?|oz|hr|min|sec|mph)\b" % SPACE, r' "\1'),     # 5 cm
     (r"(?<=[\d})]) +([a-z](?=[a-z]*[aeiou])[a-z]{3,})\b", r' "\1'),                              # 5 apples
     (r'(?<=[\d})])(\s*"\w+?)s\b', r"\1"),
     (r"\\\$", r'"$*'),
     (r"_\s*\{\s*(\w)\s*\}", r"_\1"))]
+CHOICE = re.compile(r"(?:\\\w+\s*\{)?\s*\(?([A-J])\)(?:(?:\}|%s)+(?![-+*/^=<>,(\s]).*)?" % SPACE, re.DOTALL)
 THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 TOKEN = re.compile(r"""(?s:
     \d*\.\d*\\(?:overline|bar)\s*(?:\{\d+\}|\d) | \d*\.\d*\(\d+\) | \d*\.\d+(?:\\[lc]?dots|\.\.\.)   # 0.\overline{3}
@@ -147,18 +162,21 @@ ALIASES = dict(alias.split("→") for alias in r"""\leq→\le \leqslant→\le <=
 
 
 def readings(text):
-    """The tokens of `text` (or of a number). Of 1,234 there are two readings: a number, and a list of two."""
+    """The tokens of `text` (or of a number). Of 1,234 there are two readings: a number, and a list of two; of (D) 12,
+    a choice and its value, one more."""
     text = str(Fraction(str(text))) if isinstance(text, (int, float)) else text
     if not isinstance(text, str) or len(text := text.strip()) > MAX_LENGTH:
         raise Refused("no text, or too much")
     text = re.sub("[₀-₉]+", r"_{\g<0>}", re.sub("[⁰¹²³⁴-⁹⁻]+", r"^{\g<0>}", text))
+    text = re.sub("[¼-¾⅐-⅞]", r" \g<0>", text)              # 3½ is a mixed number
     text = unicodedata.normalize("NFKC", (last_boxed(text) or text).translate(UNICODE)).translate(UNICODE)
+    choice = CHOICE.fullmatch(text)
     for pattern, replacement in SPELLINGS:
         text = pattern.sub(replacement, text)
     is_tuple = re.search(r"[(\[]|\\\{", text)
     number = text if is_tuple else THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     list_ = number if ",0" in text else text                # 1,000 is no list
-    return [tokenise(reading) for reading in dict.fromkeys((number, list_))]
+    return [tokenise(reading) for reading in dict.fromkeys((number, list_))] + ([[choice[1]]] if choice else [])
 
 
 def tokenise(text):
@@ -182,6 +200,7 @@ END = "<end>"
 SUM, ARGUMENT, TIMES, POWER = 6, 7, 8, 9        # how close bind: +, sin in \sin 2x, the product in 2x, ^
 BINDING = dict.fromkeys([END, ")", "]", "}", "\\}", "\\end", "\\rvert", "\\rfloor", "\\rceil"], 0) | {
     "\\\\": 1, "&": 2, ",": 3, ";": 3, **dict.fromkeys(RELATIONS, 4), **dict.fromkeys(SET_OPERATIONS, 5), ":": 5,
+    "\\over": 5, "\\choose": 5,
     "+": SUM, "-": SUM, "*": TIMES, "/": TIMES, **dict.fromkeys("^!°%", POWER)}
 
 
@@ -404,9 +423,10 @@ FUNCTIONS = {"\\ln": REAL.ln, "\\log": lambda x: REAL.ln(x) / REAL.ln(10), **{
         "arccos": REAL.acos, "arctan": REAL.atan, "sinh": REAL.sinh, "cosh": REAL.cosh, "exp": REAL.exp}.items()}}
 OPERATIONS = {
     "+": add, "-": lambda x, y: add(x, -y), "*": operator.mul, "": lambda *xs: math.prod(xs), "^": power,
-    "/": operator.truediv, "\\frac": operator.truediv, "\\sqrt": lambda n, x: power(x, 1 / n), "!": factorial,
-    "\\binom": binomial, "\\lvert": abs, "°": lambda x: x * REAL.pi / 180, "%": lambda x: x / 100,
-    "\\lfloor": lambda x: REAL.floor(x + NOISE), "\\lceil": lambda x: REAL.ceil(x - NOISE), **FUNCTIONS}
+    "/": operator.truediv, "\\frac": operator.truediv, "\\over": operator.truediv, "\\binom": binomial,
+    "\\choose": binomial, "\\sqrt": lambda n, x: power(x, 1 / n), "!": factorial, "\\lvert": abs,
+    "°": lambda x: x * REAL.pi / 180, "%": lambda x: x / 100, "\\lfloor": lambda x: REAL.floor(x + NOISE),
+    "\\lceil": lambda x: REAL.ceil(x - NOISE), **FUNCTIONS}
 
 
 # --- From trees to a verdict ------------------------------------------------------------------------------

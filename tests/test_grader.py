@@ -122,6 +122,18 @@ A != B || A != a || \text{A,C} != \text{A} || CBAD != ABCD || \text{A} != 1
 \text{odd} == Odd || $\text{two lines}$ == two lines || \text{October 30} == October 30 || yes == \text{Yes.}
 \text{odd} != \text{even} || \text{October 30} != \text{October 3} || listen != silent || \text{none} != 5 || No != on
 \angle ABC != \angle ACB || \text{none} != 1
+# words that are numbers or signs, no units
+5\text{ million} == 5\cdot10^6 || \$2.5 million == 2,500,000 || 3 dozen == 36 || 4\text{ hundred} == 400
+5\text{ squared} == 25 || 5\text{ factorial} == 120 || 5\text{ meters squared} == 5\text{ m}^2 || 1st == 1 || 5^{th} == 5
+5\text{ million} != 5 || 5 dozen != 5 || 5\text{ cubed} != 5 || 5 thousand != 5 million || 5th != 6th
+12\text{ cubic inches} == 12\text{ in}^3 || 12\ cm^2 == 12\text{ cm}^2 || 12\text{ cubic inches} != 12\text{ in}^2
+# TeX of another age, and mixed numbers however they are spaced
+{3 \over 4} == 0.75 || {{1 \over 2} + 1 \over 3} == \frac12 || {4 \choose 2} == 6 || {3 \over 4} != \frac43
+1\ 3/4 == 1.75 || 3⅓ == 10/3 || 1\,\frac34 == 7/4 || ⅔ == 2/3 || 3⅓ != 31/3 || 3⅓ != 1
+# choices with their values
+A) == A || (D) 12 == D || \textbf{(D)}\ \frac12 == \text{(D)} || \text{(B) odd} == B
+(D) 12 != C || (D) 12 != 13 || A) != B || (A, B) != A || (A)(B) != A || (A) + 1 != A
+FF_{16} == ff_{16} || FF_{16} != FE_{16} || a_2 != a_3
 # refused, but the same text
 9^{9^{9^9}} == 9^{9^{9^9}} || \int_0^1 x\,dx == \int_0^1 x dx || 1,2,3,\dots == 1, 2, 3, \ldots
 9^{9^{9^9}} != 9^{9^{9^{10}}} || \sum_{k=1}^n k != \frac{n(n+1)}{2} || NaN != 0 || \infty != -\infty
