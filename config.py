@@ -92,7 +92,7 @@ class Config:
                  "gate_start": 0, "max_draws": 1, "cutoff_min": 1, "clone_size": 1, "clone_updates": 1, "gate_std": 0,
                  "gate_margin": 0, "gate_trust": 0, "audit_fraction": 0}
         for name, low in least.items():
-            if not getattr(self, name) >= low:
+            if not low <= getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at least {low}")
         for name in ("temperature", "learning_rate", "max_grad_norm", "clip_low", "clip_high", "cutoff_factor",
                      "clone_learning_rate"):
@@ -101,6 +101,8 @@ class Config:
         for name in ("audit_fraction", "gate_trust", "gate_margin"):
             if getattr(self, name) > 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at most 1")
+        if self.seed >= 2**31:
+            raise ValueError(f"--seed is {self.seed}, it must be below 2^31")
         if self.algo == "grpo" and self.hints:
             raise ValueError("--hints need predictions: use them with --algo masa or masa-efficient")
         if self.algo != "grpo" and self.dynamic_sampling:

@@ -11,6 +11,7 @@ number and the reason are printed: nothing is trained on that cannot be graded.
 import csv
 import json
 import random
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def read_parquet(path):
 
 def read_jsonl(path):
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:          # -sig: with or without a byte order mark
         for number, line in enumerate(file, 1):
             try:
                 rows += [json.loads(line)] if line.strip() else []
@@ -84,14 +85,14 @@ def read_jsonl(path):
 
 
 def read_json(path):
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
     if isinstance(content, dict):           # {"data": [...]}
         content = next((value for value in content.values() if isinstance(value, list)), [content])
     return content
 
 
 def read_csv(path):
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -112,8 +113,8 @@ def read_file(path):
 
 
 def one_line(error):
-    """The first line of what an exception says, or its type if it says nothing."""
-    return (str(error).strip() or repr(error)).splitlines()[0]
+    """What an exception says on one line of at most 300 characters, or its type if it says nothing."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
 
 
 def read_hub(source, split):

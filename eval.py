@@ -34,7 +34,7 @@ from parallel import generate
 from policy import load_policy, pick_device
 from results import Results, fingerprint, read_results
 from rewards import meta_rewards, parse_meta
-from rollout import SOLUTION, encode, hint_messages, hintable, meta_messages
+from rollout import SOLUTION, encode, hint_messages, hintable, keep_fitting, meta_messages
 
 LARGE = 1e9                     # parameters, from which on a CPU is no use
 FREE = {"device", "max_tokens", "output", "compare", "allow_code_execution", "trust_remote_code"}   # may change
@@ -73,6 +73,10 @@ class EvalConfig:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}, it must be at least {low}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"--top-p is {self.top_p}, it must be above 0 and at most 1")
+        if self.seed >= 2**31:
+            raise ValueError(f"--seed is {self.seed}, it must be below 2^31")
+        if self.output and not self.compare and Path(self.output).suffix != ".json":
+            raise ValueError(f"--output {self.output} must end in .json")
         if self.compare and len(self.compare) < 2:
             raise ValueError("--compare takes two result files or more")
 
@@ -149,25 +153,14 @@ def ask(benchmark, text, notions):
     return [*before, last | {"content": last["content"].removesuffix(SOLUTION) + benchmark.instruction}]
 
 
-def keep_fitting(problems, model, tokenizer, config):
-    """The problems whose prompts leave room for the budget and hold no control tokens; says how many do not."""
+def room(model, config):
+    """How many tokens the model can read before it writes. Raises ValueError if the budgets leave none."""
     longest = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
-    room = longest - max(config.max_new_tokens + config.hints * config.max_meta_tokens, config.max_meta_tokens)
-    if room < 1:
+    left = longest - max(config.max_new_tokens + config.hints * config.max_meta_tokens, config.max_meta_tokens)
+    if left < 1:
         raise ValueError(f"{config.model} reads at most {longest} tokens: lower --max-new-tokens (now "
                          f"{config.max_new_tokens}) or --max-meta-tokens (now {config.max_meta_tokens})")
-
-    def fits(text):             # of the prompts the meta prompt is the longest
-        return (not any(token in text for token in tokenizer.all_special_tokens)
-                and len(encode(tokenizer, meta_messages(text, config.max_new_tokens), config.thinking)) <= room)
-
-    kept = [problem for problem in problems if fits(problem.text)]
-    if len(kept) < len(problems):
-        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: prompts over {room} tokens, or "
-              "with control tokens in them")
-    if not kept:
-        raise ValueError("no problem is left: raise the model's context or lower --max-new-tokens")
-    return kept
+    return left
 
 
 # --- The command ------------------------------------------------------------------------------------------
@@ -190,6 +183,11 @@ def run(config):
     results = Results(output, identity)
     if results.finished:
         return results
+    for name, (benchmark, problems) in sets.items():
+        fitting = keep_fitting(problems, tokenizer, room(model, config), config.max_new_tokens, config.thinking)
+        if not fitting:
+            raise ValueError(f"no problem of {name} is left: lower --max-new-tokens, or leave the set out")
+        sets[name] = benchmark, fitting
     model = (model.bfloat16() if identity["bf16"] else model).to(device).eval()
     for name, (benchmark, problems) in sets.items():
         clock = time.perf_counter()
@@ -199,8 +197,7 @@ def run(config):
             results.append(name, records, time.perf_counter() - clock)
             clock = time.perf_counter()
 
-        fitting = keep_fitting(problems, model, tokenizer, config)
-        evaluate(model, tokenizer, fitting, config.samples, config.metas, config.max_new_tokens,
+        evaluate(model, tokenizer, problems, config.samples, config.metas, config.max_new_tokens,
                  config.max_meta_tokens, config.temperature, config.top_p, config.thinking, config.max_tokens, name,
                  benchmark, config.hints, config.seed, results.records(name), keep)
     results.finish()

@@ -35,10 +35,10 @@ from data import ProblemStream, load_problems
 from eval import evaluate, summarise
 from gating import Audit
 from grpo import group_advantages
-from policy import load_policy, pick_device, precision
+from policy import check_name, load_policy, pick_device, precision
 from report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
 from rewards import meta_rewards
-from rollout import as_rollouts, concat, encode, meta_messages
+from rollout import as_rollouts, concat, keep_fitting
 from run_folder import RunFolder, StopRequest
 from update import OffloadedAdamW, imitate, update
 
@@ -57,12 +57,16 @@ def take_steps(config, run, device, first):
     """All of a run; the body of its loop is Algorithm 1 of the paper."""
     reporter = Reporter(config.report_to if first else None, run.path, dataclasses.asdict(config))
     checkpoint = run.load_trainer() if config.resume else None
-    problems, held_out = read_problems(config)                  # first, since mistakes show before long work
+    source = run.checkpoint if checkpoint else config.model
+    check_name(source)                                          # first, since mistakes show before long work
+    problems, held_out = read_problems(config)
     load = functools.partial(load_policy, device=device, trust_remote_code=config.trust_remote_code)
-    policy, tokenizer = load(run.checkpoint if checkpoint else config.model)
+    policy, tokenizer = load(source)
     parallel.same_weights(policy)
     reference = load(config.model)[0].eval() if config.beta else None
-    problems, held_out = (keep_fitting(part, policy, tokenizer, config) for part in (problems, held_out))
+    check_room(policy, config)
+    problems, held_out = (keep_fitting(part, tokenizer, config.max_prompt_tokens, config.max_new_tokens,
+                                       config.thinking) for part in (problems, held_out))
     if len(problems) < config.problems_per_step:
         raise ValueError(f"{config.data} leaves {len(problems)} problems to train on, fewer than --problems-per-step "
                          f"{config.problems_per_step}; {len(held_out)} are held out")
@@ -73,9 +77,7 @@ def take_steps(config, run, device, first):
     gate_audit, cutoff_audit, experts = Audit(), Audit(), []
     state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0, "broken": 0}
     if checkpoint:
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        gate_audit.load_state_dict(checkpoint["gate_audit"])
-        cutoff_audit.load_state_dict(checkpoint["cutoff_audit"])
+        run.restore(checkpoint, optimizer=optimizer, gate_audit=gate_audit, cutoff_audit=cutoff_audit)
         state, experts = checkpoint["state"] | {"broken": 0}, checkpoint["experts"]
     stream = ProblemStream(problems, config.seed, state["position"])
     run.rewind(state["step"])
@@ -131,16 +133,17 @@ def take_steps(config, run, device, first):
             rollouts = concat([batch.solutions, batch.metas])
         metrics = update(policy, reference, optimizer, rollouts, advantages, config,
                          weight=config.problems_per_step / len(batch.problems))
-        broken = not math.isfinite(metrics["grad_norm"])        # then `update` has left the weights alone
-        if broken:
-            bar.write(f"step {step}: a gradient is not finite, that optimiser step is left out. The problems were "
-                      f"{', '.join(problem.id for problem in batch.problems)}", file=sys.stdout)
+        suspects = [batch.problems[i].id for i in problems_of(metrics.pop("not_finite", []), batch, config)]
         if config.algo == "masa-efficient" and config.clone:
             experts += find_experts(tokenizer, batch, aligned, config)
             if len(experts) >= config.clone_size:
                 metrics["clone/loss"] = imitate(policy, optimizer, as_rollouts(*zip(*experts), device),
                                                 config.clone_updates, config.clone_learning_rate, config)
                 experts = []
+        broken = not math.isfinite(metrics["grad_norm"] + metrics.get("clone/loss", 0))     # the weights are whole
+        if broken:
+            bar.write(f"step {step}: a gradient is not finite, that optimiser step is left out. It came from "
+                      f"{', '.join(suspects) or 'expert cloning'}", file=sys.stdout)
 
         # 4. Report and keep.
         seconds, tokens = time.perf_counter() - started, sum(rollouts.lengths) + batch.wasted
@@ -186,7 +189,7 @@ def take_steps(config, run, device, first):
             plot_awareness(tables, run.path / "awareness.png")
         if first:
             plot_curves(run.read("metrics.jsonl"), run.path / "curves.png", f"{config.algo} on {config.model}")
-        print(f"{config.steps} steps, {state['tokens']:,} tokens and {state['seconds']:.0f} seconds of training. "
+        print(f"{state['step']} steps, {state['tokens']:,} tokens and {state['seconds']:.0f} seconds of training. "
               f"Metrics, pictures and the checkpoint are in {run.path}/")
 
 
@@ -227,6 +230,13 @@ def find_experts(tokenizer, batch, aligned, config):
     return found
 
 
+def problems_of(rows, batch, config):
+    """The indices of the problems that some rows of solutions and predictions, in this order, belong to."""
+    first_meta = len(batch.solutions)
+    return sorted({row // config.group_size if row < first_meta else (row - first_meta) // config.meta_group_size
+                   for row in rows})
+
+
 def path_metrics(rollouts, rewards, group_size, prefix):
     """What is logged of one path; `rewards` [N * group_size]."""
     groups = rewards.view(-1, group_size)
@@ -254,29 +264,13 @@ def read_problems(config):
     return [problem for problem in problems if problem.text not in texts], held_out
 
 
-def keep_fitting(problems, policy, tokenizer, config):
-    """The problems whose prompts are short enough and hold no control tokens; says how many are left out.
-
-    Raises ValueError if prompt and budget together are longer than the policy can read.
-    """
+def check_room(policy, config):
+    """Raises ValueError if prompt and budget together are longer than the policy can read."""
     longest = getattr(policy.config, "max_position_embeddings", None)
     budget = max(config.max_new_tokens + config.hints * config.max_meta_tokens, config.max_meta_tokens)
     if longest and config.max_prompt_tokens + budget > longest:
         raise ValueError(f"{config.model} reads at most {longest} tokens: lower --max-prompt-tokens (now "
                          f"{config.max_prompt_tokens}) or --max-new-tokens (now {config.max_new_tokens})")
-
-    def tokens(text):           # the meta prompt is the longest one
-        return len(encode(tokenizer, meta_messages(text, config.max_new_tokens), config.thinking))
-
-    overhead = tokens("")
-    fits = [len(problem.text.encode()) + overhead <= config.max_prompt_tokens           # a token is a byte or more
-            or tokens(problem.text) <= config.max_prompt_tokens for problem in problems]
-    plain = [not any(token in problem.text for token in tokenizer.all_special_tokens) for problem in problems]
-    kept = [problem for problem, short, clean in zip(problems, fits, plain) if short and clean]
-    if len(kept) < len(problems):
-        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: {fits.count(False)} with prompts "
-              f"over {config.max_prompt_tokens} tokens, {plain.count(False)} with control tokens in them")
-    return kept
 
 
 def main(arguments=None):
@@ -289,7 +283,8 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         sys.exit(f"masa.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("masa.py: interrupted. What was saved goes on with the same command and --resume")
+        sys.exit("masa.py: interrupted. What was saved goes on with the same command and --resume; if that says there "
+                 "is nothing to resume, leave it out")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,18 @@ from data import one_line
 from rollout import PHRASES, encode, meta_messages, solution_messages
 
 
+def check_name(name):
+    """Raises ValueError with one line if `name` can be no model; what is seen without loading it."""
+    folder = Path(name)
+    if name == "toy":
+        return
+    if not folder.is_dir() and (not name or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
+        raise ValueError(f"model {name} is neither toy, nor a folder, nor a model id of the hub (owner/name)")
+    if folder.is_dir() and not ((folder / "config.json").exists() and any(folder.glob("*.safetensors"))):
+        inside = f": did you mean {folder / 'checkpoint'}?" if (folder / "checkpoint").is_dir() else ""
+        raise ValueError(f"model {name} is a folder without config.json or without weights (*.safetensors){inside}")
+
+
 def load_policy(name, device="cpu", trust_remote_code=False):
     """The model, in float32 on `device`, and the tokenizer: "toy", a local folder, or a model id of the hub.
 
@@ -22,11 +34,7 @@ def load_policy(name, device="cpu", trust_remote_code=False):
             return encode(tokenizer, meta_messages(text, toy.BUDGET) if meta else solution_messages(text))
         model, tokenizer = toy.load(PHRASES, render)
         return model.to(device), tokenizer
-    folder = Path(name)
-    if not folder.is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
-        raise ValueError(f"model {name} is neither toy, nor a folder, nor a model id of the hub (owner/name)")
-    if folder.is_dir() and not ((folder / "config.json").exists() and any(folder.glob("*.safetensors"))):
-        raise ValueError(f"model {name} is a folder without config.json or without weights (*.safetensors)")
+    check_name(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(

@@ -165,8 +165,8 @@ def plot_curves(rows, path, title=""):
         variance.set(title="Share of groups without variance", xlabel="step", ylim=(0, 1))
         for axis, name, title in [(gate[0], "gate", "Gating: share skipped, and its audit"),
                                   (cutoff[0], "cutoff", "Cutoff: share cut, and its audit")] if gated else []:
-            for figure_name, colour in (("share", "solution"), ("precision", "length"), ("recall", "notion")):
-                curve(axis, f"{name}/{figure_name}", figure_name, COLOURS[colour])
+            for part, colour in (("share", "solution"), ("precision", "length"), ("recall", "notion"), ("f1", "difficulty")):
+                curve(axis, f"{name}/{part}", part, COLOURS[colour])
             axis.set(title=title, ylim=(0, 1))
         for axis in axes.flat:
             if axis.get_legend_handles_labels()[0]:

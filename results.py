@@ -22,8 +22,6 @@ class Results:
     def __init__(self, path, identity):
         self.path, self.identity, self.content = Path(path), json.loads(json.dumps(identity)), None
         self.progress, self.batches = self.path.with_suffix(".jsonl"), []
-        if self.path.suffix != ".json":
-            raise ValueError(f"--output {path} must end in .json")
         if self.path.exists():
             self.content = read_json(self.path)
             self.check(self.content.get("config") if isinstance(self.content, dict) else None, self.path)
@@ -109,6 +107,8 @@ def read_results(path):
         sets = ({name: part["records"] for name, part in content["data"].items()} if isinstance(content, dict)
                 else {"held-out problems": content})
         for records in sets.values():
+            if not all(record["completions"] for record in records):
+                raise ValueError("a problem without completions")
             summarise(records)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise ValueError(f"{path} is no result of an evaluation") from None

@@ -15,7 +15,7 @@ Each is rewarded for agreeing with the G solution rollouts, of lengths l_i (toke
 (MASA, arXiv 2510.03259, eq. 1 to 4.) No external data is involved: the policy is aligned with itself.
 
 What remains hackable by the paper's own definition: the notion reward counts rollouts, so that a word which is
-in every solution scores 1 as soon as most of the group is right ("therefore"; mere function words such as "the"
+in every solution scores 1 as soon as most of the group is right ("calculate"; mere function words such as "the"
 are ignored here), and one sure notion alone scores as much as a full list. `variant="rate"` compares shares
 instead of counts and gives nothing for a word that correct and incorrect rollouts have equally often.
 """
@@ -28,15 +28,15 @@ from functools import lru_cache
 ATTEMPTS = 8                    # pass_rate counts right attempts out of 8, whatever the group size
 MAX_NOTIONS = 32                # a longer list is no prediction
 MAX_CHARACTERS = 200_000        # of a completion that are searched for notions
-TAIL = 10_000                   # characters at the end of a meta rollout that are searched for the JSON object
+TAIL = 20_000                   # characters at the end of a meta rollout, some 5,000 tokens, searched for the object
 KEYS = ("math_notion", "pass_rate", "solution_length")
 
 # Words without content; matched against solutions they would be right for free. So would the answer's format.
 FUNCTION_WORDS = frozenset(
-    "boxed a about after all also an and any are as at be been both but by can do does each for from has have hence here "
-    "how if in into is it its let more no not now of on one only or other our over same so some such than that the "
-    "their them then there therefore these they this those thus to up us use we what when where which will with you"
-    .split())
+    "boxed a about after all also an and any are as at be because been both but by can could do does each finally "
+    "first for from get give given has have hence here how i if in into is it its let may more must n next no not now "
+    "of on one only or other our over same should since so some such than that the their them then there therefore "
+    "these they this those thus to up us use was we were what when where which will with would x y you".split())
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def parse_meta(text, max_length=2**31 - 1):
 
     Key order, spacing, line breaks, code fences and braces inside strings do not matter. An invalid or missing
     field costs only itself: integers only, pass_rate in 0..8, solution_length in 1..max_length (tokens; the budget
-    of a solution, so that no absurd number spoils a mean). Never raises.
+    of a solution, so that no absurd number spoils a mean). Only the last 20,000 characters are searched, so that
+    hostile nesting takes a second at most. Never raises.
     """
     if not isinstance(text, str):
         return MetaPrediction()

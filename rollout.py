@@ -58,9 +58,28 @@ def hint_messages(problem, notions, length=None):
 
 def hintable(notions, tokenizer):
     """Predicted notions as they may stand in a prompt: short, on one line, without the tokenizer's control tokens."""
-    lines = [" ".join(notion.casefold().split()) for notion in notions or []]
-    return [line for line in lines
-            if line and len(line) <= 100 and not any(token in line for token in tokenizer.all_special_tokens)]
+    lines, control = [" ".join(notion.casefold().split()) for notion in notions or []], control_tokens(tokenizer)
+    return [line for line in lines if line and len(line) <= 100 and not any(token in line for token in control)]
+
+
+def control_tokens(tokenizer):
+    """The texts that become control tokens: those with a role, such as eos, and others, such as Llama's headers."""
+    return {*tokenizer.all_special_tokens,
+            *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)}
+
+
+def keep_fitting(problems, tokenizer, longest, budget, thinking=False):
+    """The problems without control tokens whose meta prompts, the longest, take at most `longest` tokens. Says how many
+    are left out. budget: the tokens of a solution, which the meta prompt names."""
+    control, overhead = control_tokens(tokenizer), len(encode(tokenizer, meta_messages("", budget), thinking))
+    clean = [problem for problem in problems if not any(token in problem.text for token in control)]
+    kept = [problem for problem in clean
+            if overhead + len(problem.text.encode()) <= longest             # a token is a byte or more
+            or len(encode(tokenizer, meta_messages(problem.text, budget), thinking)) <= longest]
+    if len(kept) < len(problems):
+        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: {len(clean) - len(kept)} with "
+              f"prompts over {longest} tokens, {len(problems) - len(clean)} with control tokens in them")
+    return kept
 
 
 def encode(tokenizer, messages, thinking=False):

@@ -18,10 +18,15 @@ from pathlib import Path
 
 import torch
 
+from results import read_json
+
 try:
     import fcntl
 except ImportError:             # Windows: a folder in use is not noticed there
     fcntl = None
+
+
+TRAINER = ("optimizer", "state", "experts", "gate_audit", "cutoff_audit")       # what trainer.pt holds
 
 
 class RunFolder:
@@ -82,6 +87,7 @@ class RunFolder:
     def check(self, config):
         """Resuming with another model, data or method would continue another run."""
         stored = self.read_json("config.json")
+        stored = stored if isinstance(stored, dict) else {}
         free = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset",
                 "output", "micro_batch_tokens", "gradient_checkpointing", "offload_optimizer"}
         changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
@@ -99,7 +105,7 @@ class RunFolder:
         os.replace(part, self.path / name)
 
     def read_json(self, name):
-        return json.loads((self.path / name).read_text())
+        return read_json(self.path / name)
 
     # Metrics: appended line by line. What a killed run logged after its last checkpoint is cut off on resuming.
 
@@ -113,14 +119,17 @@ class RunFolder:
             file.write(json.dumps(row, ensure_ascii=True) + "\n")
 
     def read(self, name):
-        """All rows of a .jsonl file; a torn last line is left out."""
+        """All rows of a .jsonl file, up to a line that is torn or no row."""
         rows = []
         path = self.path / name
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict) or "step" not in row:
+                break
+            rows.append(row)
         return rows
 
     def rewind(self, step):
@@ -136,7 +145,7 @@ class RunFolder:
     # Checkpoints
 
     def save(self, model, tokenizer, trainer):
-        """Write a checkpoint: the model for `from_pretrained`, and `trainer` (tensors and plain values).
+        """Write a checkpoint: the model for `from_pretrained`, and `trainer` (tensors and plain values by TRAINER).
 
         Raises OSError with one line if it cannot be written, as on a full disk; the one before it stays.
         """
@@ -159,14 +168,27 @@ class RunFolder:
         new.rename(self.checkpoint)
         shutil.rmtree(self.previous, ignore_errors=True)
 
+    def restore(self, trainer, **parts):
+        """Give each part of `trainer` to the object of its name; the moments of "optimizer" have to fit its weights."""
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(trainer[name])
+            if any(moments["exp_avg"].shape != weight.shape for weight, moments in parts["optimizer"].state.items()):
+                raise ValueError("it is another model's")
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ValueError(f"{self.checkpoint} cannot be gone on from: trainer.pt does not fit ({error}). Remove the "
+                             "checkpoint to start over") from None
+
     def load_trainer(self):
         """The `trainer` of the newest checkpoint, or None if there is no checkpoint yet."""
         if not self.checkpoint.exists():
             return None
         try:
-            return torch.load(self.checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
+            trainer = torch.load(self.checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
+            return {name: trainer[name] for name in TRAINER}
         except Exception as error:          # missing, truncated or of another kind: torch has many names for it
-            raise ValueError(f"{self.checkpoint} is damaged ({type(error).__name__}): remove it to start over") from None
+            raise ValueError(f"{self.checkpoint} is damaged ({type(error).__name__}): remove it to start "
+                             "over") from None
 
 
 class StopRequest:

@@ -16,7 +16,7 @@ def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.
     no gradient but that of the KL penalty, and are not computed without it; but they count in the denominator of
     the loss, which `weight` multiplies: a batch of which a part was skipped weighs as if that part had been there
     with zero advantages. If a gradient is not finite the optimiser step is left out, and grad_norm says so. Returns
-    the metrics of the update.
+    the metrics of the update; where there was such a gradient, under "not_finite" the rows that it came from.
     """
     device, lengths = policy.device, rollouts.lengths
     policy.train()
@@ -30,6 +30,7 @@ def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.
         ref = frozen_logprobs(reference, rollouts, mine, config)
     sums = dict.fromkeys(["clip_low", "clip_high", "entropy", "sampling/logp_difference", *["kl"] * (config.beta > 0)], 0)
     loss_sum, norm_sum, tokens, used, computed = 0.0, 0.0, 0, 0, 0
+    suspects = set()
     for _ in range(config.inner_epochs):
         order = torch.randperm(len(rollouts)).tolist()
         for k in range(config.minibatches):
@@ -48,14 +49,20 @@ def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.
                 counts["sampling/logp_difference"] = ((before - part.logprobs).abs() * part.mask).sum()
                 sums = {name: count + counts[name].item() for name, count in sums.items()}
                 loss_sum += loss.item()
+                suspects.update([] if math.isfinite(loss.item()) else batch)
                 tokens += int(part.mask.sum())
                 used += int(part.prompt_mask.sum()) + int(part.mask.sum())
                 computed += part.prompt_mask.numel() + part.mask.numel()
             norm_sum += apply_gradients(policy, optimizer, config.max_grad_norm)
+    not_finite = {}
+    if not math.isfinite(norm_sum):
+        flags = parallel.add([row in suspects for row in range(len(rollouts))])
+        rows = [row for row, flag in enumerate(flags) if flag]
+        not_finite = {"not_finite": rows or active}             # or: finite losses, whose gradients add up to inf
     loss_sum, tokens, used, computed, *counts = parallel.add([loss_sum, tokens, used, computed, *sums.values()])
     sums = dict(zip(sums, counts)) if tokens else {}
     return {"loss": loss_sum / updates, "grad_norm": norm_sum / updates, "padding": 1 - used / max(computed, 1),
-            **{name.replace("clip_", "clip_ratio/"): count / max(tokens, 1) for name, count in sums.items()}}
+            **{name.replace("clip_", "clip_ratio/"): count / max(tokens, 1) for name, count in sums.items()}, **not_finite}
 
 
 class OffloadedAdamW(torch.optim.AdamW):
@@ -86,8 +93,10 @@ class OffloadedAdamW(torch.optim.AdamW):
 def imitate(policy, optimizer, rollouts, updates, learning_rate, config):
     """Supervised updates on B Rollouts, each on all of them: the mean loss per token (nats) before the last one.
 
-    The optimiser is the policy's, with a learning rate of its own.
+    The optimiser is the policy's, with a learning rate of its own. nan if a gradient was not finite; that update is
+    left out.
     """
+    finite = True
     policy.train()
     tokens = int(rollouts.mask.sum())
     for group in optimizer.param_groups:
@@ -100,8 +109,8 @@ def imitate(policy, optimizer, rollouts, updates, learning_rate, config):
             loss = -(logprobs * part.mask).sum() / tokens
             loss.backward()
             loss_sum += loss.item()
-        apply_gradients(policy, optimizer, config.max_grad_norm)
-    return parallel.add([loss_sum])[0]
+        finite &= math.isfinite(apply_gradients(policy, optimizer, config.max_grad_norm))
+    return parallel.add([loss_sum])[0] if finite else math.nan
 
 
 def logprobs_of(model, part, config):

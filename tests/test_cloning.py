@@ -1,5 +1,7 @@
 """Expert cloning: an expert that is imitated perfectly earns full length and difficulty reward."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, strategies
@@ -46,6 +48,12 @@ def test_imitation_ends_in_the_expert(tiny_policy):
     first = imitate(model, optimizer, rollouts, 1, 0.01, Config(micro_batch_tokens=8))
     assert first == pytest.approx(-sum(x.sum().item() for x in by_hand) / 8, rel=1e-5) and first > 1
     assert imitate(model, optimizer, rollouts, 60, 0.01, Config()) < 0.05
+    last = model.get_output_embeddings().weight
+    with torch.no_grad():
+        last[0, 0] = float("nan")
+    before = last.clone()
+    assert math.isnan(imitate(model, optimizer, rollouts, 2, 0.01, Config()))
+    torch.testing.assert_close(last, before, equal_nan=True, rtol=0, atol=0)
 
 
 def test_expert_ids_are_what_is_read_again(tiny_policy):

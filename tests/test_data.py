@@ -72,6 +72,14 @@ def test_what_cannot_be_trained_on_is_dropped_and_counted(tmp_path, capsys):
         assert part in said
 
 
+@pytest.mark.parametrize("name, content", [
+    ("p.csv", "problem,answer\n1 + 1?,2\n"), ("p.jsonl", '{"problem": "1 + 1?", "answer": "2"}\n'),
+    ("p.json", '[{"problem": "1 + 1?", "answer": "2"}]')])
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path, name, content):
+    (tmp_path / name).write_text("\ufeff" + content, encoding="utf-8")
+    assert contents(load_problems(str(tmp_path / name))) == [("1 + 1?", "2")]
+
+
 def test_limit_is_a_seeded_sample(tmp_path):
     path = write(tmp_path / "p.jsonl", ROWS)
     samples = [contents(load_problems(path, limit=3, seed=seed)) for seed in (0, 0, 1, 2)]

@@ -185,7 +185,7 @@ def test_problems_that_do_not_fit_are_left_out(folder, capsys):
             file.write("\n" + json.dumps({"problem": text, "answer": "1"}))
     assert len(command(folder)["data"]["problems"]["records"]) == 5
     shown = capsys.readouterr().out
-    assert re.search(r"2 of 7 problems left out: prompts over \d+ tokens, or with control tokens", shown)
+    assert re.search(r"2 of 7 problems left out: 1 with prompts over \d+ tokens, 1 with control tokens", shown)
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -221,6 +221,17 @@ def test_budget_beyond_the_model_and_output_name(folder):
         command(folder, output="notes.json")
     with pytest.raises(SystemExit, match="notes.json is no result of an evaluation"):
         main(["--compare", str(folder / "notes.json"), str(folder / "notes.json")])
+
+
+def test_a_set_without_a_problem_is_told_before_any_is_sampled(folder, monkeypatch):
+    (folder / "long.jsonl").write_text(json.dumps({"problem": "w1 " * 250, "answer": "1"}))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("sampled before the mistake was told"))
+    with pytest.raises(SystemExit, match="no problem of long is left"):
+        main(["--model", str(folder / "policy"), "--data", f"{folder / 'problems.jsonl'},{folder / 'long.jsonl'}",
+              "--max-new-tokens", "8", "--max-meta-tokens", "9", "--output", str(folder / "both.json")])
+    (folder / "empty.json").write_text(json.dumps([{"id": "1", "level": "", "completions": []}]))
+    with pytest.raises(SystemExit, match="empty.json is no result"):
+        main(["--compare", str(folder / "empty.json"), str(folder / "empty.json")])
 
 
 def test_a_large_model_needs_a_gpu(tmp_path, monkeypatch):

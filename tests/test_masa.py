@@ -216,6 +216,18 @@ def test_an_offloaded_optimiser_takes_the_same_steps(tiny_policy):
     assert not set(moments) & {p.data_ptr() for p in models[1].parameters()}        # they belong to the copies
 
 
+def test_an_update_names_the_rows_whose_gradient_is_not_finite(tiny_policy):
+    model, tokenizer = tiny_policy()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rollouts = generate(model, tokenizer, [[5, 6]] * 6, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    config = Config(minibatches=1, micro_batch_tokens=1)
+    for advantages, rows in (([1., -1, float("nan"), 0, 1, -1], [2]), ([3e38, 3e38, -3e38, 0, 0, 0], [0, 1, 2])):
+        metrics = update(model, None, optimizer, rollouts, torch.tensor(advantages), config)
+        assert metrics["not_finite"] == rows and same_weights(before, model.state_dict())
+    assert "not_finite" not in update(model, None, optimizer, rollouts, torch.tensor([1., -1, 0, 0, 0, 0]), config)
+
+
 def test_a_batch_without_variance_leaves_the_weights_alone(tiny_policy):
     model, tokenizer = tiny_policy()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -292,6 +304,10 @@ def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
     ("--temperature 0", "--temperature is 0.0"),
     ("--preset huge", "invalid choice: 'huge'"),
     ("--algo ppo", "invalid choice: 'ppo'"),
+    ("--seed 99999999999999", "--seed is 99999999999999, it must be below 2^31"),
+    ("--beta inf", "--beta is inf"),
+    ("--model no/such/model", "neither toy, nor a folder"),             # before the data set is fetched
+    ("--model a_run --data toy", "did you mean a_run/checkpoint?"),
     ("--steps many", "invalid int value: 'many'"),
     ("--grop-size 4", "unknown flag --grop-size"),
     ("--model no/such/model --data toy", "neither toy, nor a folder"),
@@ -312,6 +328,7 @@ def test_a_mistake_is_one_line_and_costs_nothing(tmp_path, monkeypatch, argument
     monkeypatch.setitem(sys.modules, "trackio", None)
     monkeypatch.setattr(toy, "warm_up", lambda *args: pytest.fail("long work before the mistake was told"))
     Path("empty.jsonl").write_text("")
+    Path("a_run/checkpoint").mkdir(parents=True)
     Path("no_answers.jsonl").write_text('{"problem": "a"}\n{"problem": "b"}\n{"problem": "c"}\n')
     Path("one.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
     with pytest.raises(SystemExit) as stopped:

@@ -34,7 +34,7 @@ def test_every_metric_is_in_the_table():
             keys = node.keys if isinstance(node, ast.Dict) else []
             named |= {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
     inner = {"step", "position", "tokens", "audit_tokens", "seconds", "optimizer", "state", "experts", "gate_audit",
-             "cutoff_audit", "before", "after", "broken", "use_reentrant"}
+             "cutoff_audit", "before", "after", "broken", "not_finite", "use_reentrant"}
     assert len(named - inner) > 15
     for name in named - inner:
         assert f"`{name}`" in README, name

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig, Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import AddedToken, GenerationConfig, Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
 
 import grpo
 import rollout
 from conftest import BOS, END, PAD, START, checkpointed, chi_square_fits, greedy_alone, play, rows_of, sampled
-from rollout import as_rollouts, concat, encode, eos_ids, generate, hint_messages, meta_messages, solution_messages
+from data import Problem
+from rollout import (as_rollouts, concat, control_tokens, encode, eos_ids, generate, hint_messages, hintable,
+                     keep_fitting, meta_messages, solution_messages)
 
 PROMPTS = [[10, 11, 12], [13, 14, 15, 16, 17, 18, 19], [20]]
 pytestmark = pytest.mark.filterwarnings("error")
@@ -217,6 +219,16 @@ def test_encode_with_a_chat_template_and_without(tiny_policy):
     ids = encode(tokenizer, chat)
     assert tokenizer.convert_ids_to_tokens(ids) == [BOS, "w5", "w6", "w7"]
     assert sampled(generate(model, tokenizer, [ids], 5, temperature=0)) == [greedy_alone(model, ids, 5)]
+
+
+def test_control_tokens_without_a_role_stay_out_of_prompts(tiny_policy, capsys):
+    _, tokenizer = tiny_policy()
+    tokenizer.add_tokens(AddedToken("<|header|>", special=True), special_tokens=True)
+    assert "<|header|>" not in tokenizer.all_special_tokens and {"<|header|>", END, BOS} <= control_tokens(tokenizer)
+    problems = [Problem("a", "w5 <|header|> w6", "1"), Problem("b", "w5 w6", "1"), Problem("c", "w5 " * 500, "1")]
+    assert keep_fitting(problems, tokenizer, 400, 40) == [problems[1]]
+    assert "2 of 3 problems left out: 1 with prompts over 400 tokens, 1 with control tokens" in capsys.readouterr().out
+    assert hintable(["a <|header|>", f"a {END}", "sums", "x" * 101, "two\nlines"], tokenizer) == ["sums", "two lines"]
 
 
 def test_messages():

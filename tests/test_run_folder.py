@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from run_folder import RunFolder
+from gating import Audit
+from run_folder import TRAINER, RunFolder
 
 CONFIG = {"model": "toy", "steps": 4, "seed": 0, "resume": False}
 
@@ -101,6 +102,10 @@ def test_a_path_that_is_a_file_is_refused(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def trainer(step):
+    return dict.fromkeys(TRAINER, {}) | {"state": {"step": step}}
+
+
 class Saves:
     """Stands for a model: writes one file, or fails half-way as on a full disk."""
 
@@ -115,35 +120,66 @@ class Saves:
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(run):
-    run.save(Saves("first"), Saves("t"), {"step": 1, "tensor": torch.arange(3)})
+    run.save(Saves("first"), Saves("t"), trainer(1) | {"optimizer": torch.arange(3)})
     for full in (OSError(28, "No space left on device"), SafetensorError("I/O error: No space left (os error 28)"),
                  RuntimeError("unexpected pos 64 vs 0\nCaused by: No space left")):
         with pytest.raises(OSError) as error:
-            run.save(Saves("second", full=full), Saves("t"), {"step": 2})
+            run.save(Saves("second", full=full), Saves("t"), trainer(2))
         assert "cannot be written" in str(error.value) and "\n" not in str(error.value)
         assert not (run.path / "checkpoint.new").exists()
-    assert (run.checkpoint / "model").read_text() == "t" and run.load_trainer()["step"] == 1
-    run.save(Saves("t"), Saves("third"), {"step": 3})
-    assert (run.checkpoint / "model").read_text() == "third" and run.load_trainer()["step"] == 3
+    assert (run.checkpoint / "model").read_text() == "t" and run.load_trainer()["state"]["step"] == 1
+    run.save(Saves("t"), Saves("third"), trainer(3))
+    assert (run.checkpoint / "model").read_text() == "third" and run.load_trainer() == trainer(3)
     assert sorted(path.name for path in run.path.iterdir()) == [".lock", "checkpoint", "config.json"]
 
 
 def test_killed_between_the_two_renames(run):
-    run.save(Saves("m"), Saves("t"), {"step": 1})
+    run.save(Saves("m"), Saves("t"), trainer(1))
     run.checkpoint.rename(run.previous)
-    assert restart(run).load_trainer() == {"step": 1}
+    assert restart(run).load_trainer() == trainer(1)
 
 
 def test_a_damaged_or_executable_checkpoint_is_one_line(run):
-    run.save(Saves("m"), Saves("t"), {"step": 1})
-    trainer = run.checkpoint / "trainer.pt"
-    whole = trainer.read_bytes()
-    for content in (whole[:len(whole) // 2], b"", b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."):
-        trainer.write_bytes(content)
+    run.save(Saves("m"), Saves("t"), trainer(1))
+    path = run.checkpoint / "trainer.pt"
+    whole, others = path.read_bytes(), []
+    for other in ({}, [1], 5, {"state": {}}):
+        torch.save(other, path)
+        others.append(path.read_bytes())
+    for content in (whole[:len(whole) // 2], b"", b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR.", *others):
+        path.write_bytes(content)
         with pytest.raises(ValueError) as error:
             run.load_trainer()
         assert "damaged" in str(error.value) and "\n" not in str(error.value)
     assert not os.path.exists("pwned")
+
+
+def test_the_trainer_of_another_model_is_one_line(run):
+    def optimizer(*shapes):
+        made = torch.optim.AdamW([torch.nn.Parameter(torch.ones(shape)) for shape in shapes])
+        for weight in made.param_groups[0]["params"]:
+            weight.grad = torch.ones_like(weight)
+        made.step()
+        return made
+    stored = {"optimizer": optimizer((2, 3), 4).state_dict(), "audit": Audit().state_dict()}
+    run.restore(stored, optimizer=optimizer((2, 3), 4), audit=Audit())
+    for other in (optimizer((2, 4), 4), optimizer((2, 3)), optimizer((3, 2), 4)):
+        with pytest.raises(ValueError) as error:
+            run.restore(stored, optimizer=other, audit=Audit())
+        assert "trainer.pt does not fit" in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="does not fit"):
+        run.restore(stored | {"audit": [1]}, optimizer=optimizer((2, 3), 4), audit=Audit())
+
+
+def test_files_that_somebody_wrote_into_are_no_traceback(run):
+    run.append("metrics.jsonl", {"step": 0})
+    for content, said in (("[]", "started with other flags"), ("xx", "config.json cannot be read")):
+        (run.path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=said):
+            restart(run)
+    for line in ("[1]", "5", '{"a": 1}', "null"):
+        (run.path / "metrics.jsonl").write_text(f'{{"step": 0}}\n{line}\n{{"step": 1}}\n')
+        assert run.read("metrics.jsonl") == [{"step": 0}]
 
 
 def test_json_is_replaced_whole(run):
