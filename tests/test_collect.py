@@ -19,7 +19,7 @@ EASY, HARD, OPEN = "easy", "hard", "open"
 
 class Words:
     """A tokenizer for the little that is asked of it here."""
-    all_special_tokens = ["<end>"]
+    all_special_tokens, added_tokens_decoder = ["<end>"], {}
 
     def batch_decode(self, rows, **_):
         return [" ".join(map(str, row)) for row in rows]
