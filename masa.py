@@ -183,12 +183,13 @@ def take_steps(config, run, device, first):
     else:
         if held_out:
             run.write_json("after.json", examine("after training"))
-        if held_out and first:
-            tables = {name: run.read_json(f"{name}.json") for name in ("before", "after")}
-            print_table(tables)
-            plot_awareness(tables, run.path / "awareness.png")
+        evaluations = {when: run.read_json(f"{when}.json") for when in ("before", "after")} if held_out and first else {}
+        if evaluations:
+            print_table(evaluations)
+            plot_awareness(evaluations, run.path / "awareness.png")
         if first:
-            plot_curves(run.read("metrics.jsonl"), run.path / "curves.png", f"{config.algo} on {config.model}")
+            plot_curves(run.read("metrics.jsonl"), run.path / "curves.png", f"{config.algo} on {config.model}",
+                        evaluations)
         print(f"{state['step']} steps, {state['tokens']:,} tokens and {state['seconds']:.0f} seconds of training. "
               f"Metrics, pictures and the checkpoint are in {run.path}/")
 

@@ -136,8 +136,11 @@ def smooth(values, window):
     return [np.nanmean(part) if np.isfinite(part).any() else np.nan for part in parts]
 
 
-def plot_curves(rows, path, title=""):
-    """Training curves from the rows of metrics.jsonl (dicts), as a PNG file."""
+def plot_curves(rows, path, title="", evaluations=None):
+    """Training curves from the rows of metrics.jsonl (dicts), as a PNG file.
+
+    evaluations: the records of held-out problems "before" and "after" these steps, if there are any.
+    """
     steps = [row["step"] for row in rows]
 
     def curve(axis, name, label, colour):
@@ -151,7 +154,10 @@ def plot_curves(rows, path, title=""):
         figure, axes = plt.subplots(2, 2 + gated, figsize=(10 + 5 * gated, 6.4), sharex=True)
         (accuracy, rewards, *gate), (lengths, variance, *cutoff) = axes
         curve(accuracy, "reward", "training problems", COLOURS["solution"])
-        held_out = [(row["step"], row["eval/accuracy"]) for row in rows if row.get("eval/accuracy") is not None]
+        held_out = [(row["step"] + 1, row["eval/accuracy"]) for row in rows if row.get("eval/accuracy") is not None]
+        if evaluations:
+            before, after = (summarise(evaluations[when])["accuracy"] for when in ("before", "after"))
+            held_out = [(0, before), *held_out, (len(rows), after)]
         if held_out:
             accuracy.plot(*zip(*held_out), "o-", color="black", markersize=4, linewidth=1, label="held-out problems")
         for name in TERMS:

@@ -38,13 +38,13 @@ def test_cells():
 
 def test_curves(tmp_path, drawn):
     rows = [{"step": i, "reward": i / 9, "eval/accuracy": 0.5 if i == 5 else None} for i in range(10)]
-    plot_curves(rows, tmp_path / "curves.png", "title")
+    plot_curves(rows, tmp_path / "curves.png", "title", {"before": RECORDS, "after": RECORDS[:1]})
     plot_curves([], tmp_path / "empty.png")
     for name in ("curves.png", "empty.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     lines = drawn[0].axes[0].lines
     assert lines[0].get_ydata().tolist() == [row["reward"] for row in rows]
-    assert [line.get_xydata().tolist() for line in lines if line.get_label() == "held-out problems"] == [[[5, 0.5]]]
+    assert [line.get_xydata().tolist() for line in lines if line.get_label() == "held-out problems"] == [[[0, 0.5], [6, 0.5], [10, 1]]]
     assert smooth([0, 3, np.nan, 6], 3) == [1.5, 1.5, 4.5, 6.0]
 
 
