@@ -10,7 +10,7 @@ usual cure, an alarm, fails outside the main thread and lets verdicts depend on 
 1. `readings` turns text into tokens, with one spelling for each thing.
 2. `expression` turns tokens into a tree of tuples like ("+", "x", "1") by the precedence of operators, of which
    the comma of a list is one. It refuses what it does not know: that equals nothing but the same tokens.
-3. `same` compares trees, structure by structure, and formulas by their values at a few points, at 500 digits:
+3. `same` compares trees, structure by structure, and formulas by their values at 20 points, at 500 digits:
    more than an answer has room to write down, so that no decimal passes for a root or for pi. Units are letters
    like others; but if only one of two answers has units, they are 1.
 4. Sets of real numbers, in whatever notation, become sympy's sets, which are canonical.
@@ -23,7 +23,7 @@ import re
 import unicodedata
 from fractions import Fraction
 from functools import lru_cache
-from zlib import crc32
+from hashlib import sha256
 
 import mpmath
 from sympy import Complement, FiniteSet, Integer, Intersection, Interval, S, Union, oo
@@ -98,85 +98,112 @@ BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}(?:\{|(?P<bare>-?\d+|(?<=\s)
 UNICODE = str.maketrans({
     "−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "⁄": "/", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
     "±": r"\pm ", "√": r"\sqrt ", "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "∈": r"\in ", "∪": r"\cup ",
-    "∩": r"\cap ", "∅": r"\{\}", "ℝ": r"\reals ", "Δ": r"\Delta "})
+    "∩": r"\cap ", "∅": r"\{\}", "ℝ": r"\reals ", "Δ": r"\Delta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ",
+    "λ": r"\lambda ", "φ": r"\phi ", "ω": r"\omega ", "⋅": "*", "∙": "*", "º": "°", "′": "'", "∠": r"\angle ", "∶": ":",
+    "∛": r"\sqrt[3]", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil "})
 WORDS = dict(word.split("→") for word in r"""and→, or→; to→: per→/ degree→° degrees→° percent→% dollar→"$
     dollars→"$ mph→"mi/"h infinity→\infty sin→\sin cos→\cos tan→\tan ln→\ln log→\log sqrt→\sqrt pi→\pi
     squared→^2 cubed→^3 factorial→! dozen→*12 hundred→*10^2 thousand→*10^3 million→*10^6 billion→*10^9
-    trillion→*10^12""".split())
+    trillion→*10^12 cot→\cot csc→\csc arcsin→\arcsin arccos→\arccos arctan→\arctan sinh→\sinh cosh→\cosh
+    tanh→\tanh""".split())
 
 
 def words(match):
     r"""Words of running text as tokens like "cm. A letter is a word if it is a unit, or the whole answer (B)."""
     before, after = match.string[:match.start()], match.string[match.end():]
-    is_unit = re.search(r"[\d)}/](?:\s|\\[ ,;])*$", before)
+    is_unit = re.search(r"(?:[\d)}/°]|\\cdot)(?:\s|\\[ ,;])*$", before)
     letters = "+" if is_unit or not before + after else "{2,}"
     return re.sub(r'(?<![\\\w"])(?![ei]\b)[^\W\d_]' + letters, r'"\g<0>', match[1])
 
 
+DIGITS = "two three four five six seven eight nine ten".split()
 SPACE, ORDINAL = r"\s|~|\\[ ,;:!]", "(?:st|nd|rd|th)"
 SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"(?<!\\)\$", ""),                                                                           # $5$
+    (r"(?i)(:\s*\d\d)(?:%s)*(?:\\text\s*\{)?\s*([ap])\.?\s?m\b[.\s}]*" % SPACE,
+     lambda time: f'{time[1]} "{time[2].lower()}m'),                                                # 3:30 p.m.
     (r"^\s*(?:=|\\approx)|\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
+    (r"(?s)\\begin\s*\{cases\}(.*?)\\end\s*\{cases\}", lambda cases: cases[1].replace(r"\\", ",").replace("&", "")),
     (r"\\begin\s*\{(?:[pbB]|small)?matrix\}|\\begin\s*\{array\}\s*\{[clr|\s]*\}", r"\\matrix "),
     (r"(\\\\)?\s*\\end\s*\{\w+\}", r"\\end "),
-    (r"\\mathbb\s*\{?\s*R\s*\}?", r"\\reals "),
+    (r"\\mathbb\s*\{?\s*R\s*\}?|\\text\s*\{\s*all real numbers\s*\}|^all real numbers$", r"\\reals "),
+    (r"\\(?:text)?color\s*\{\w*\}|\\(?:h?phantom|hspace)\s*\{\w*\}|\\tag\s*\{\w*\}|^\s*\*\*|\*\*\s*$", ""),
+    (r"(\\\\|\\cr(?![a-z]))\s*(?:\[\w*\])?", r"\\\\ "),
+    (r"\{\s*\\rm\s([^{}]*)\}|\\rm\s*\{([^{}]*)\}", r"\\text{\1\2}"),
+    (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1"),
     (r"\\emptyset|\\varnothing", r"\\{\\}"),
     (r"\\[lr]vert|\\[vm]id", "|"),
-    (r"\\\{\s*[a-z]\s*(?:\\in\s*\\reals\s*)?[|:]([^{}|]*)\\\}", r"\1"),                          # \{x | x > 2\}
+    (r"\\\{\s*[a-z]\s*(?:\\in\s*\\reals\s*)?[|:]((?:[^{}|]|\{[^{}]*\})*)\\\}", r"\1"),    # \{x | x > 2\}
     (r"\|([^|]*)\|", r"\\lvert \1\\rvert "),
     (r"(?<=[fgh])\s*\^\s*\{\s*-1\s*\}(?=\s*\()", "_{-1}"), (r"\^\s*\{?\s*\\prime\s*\}?", "'"),       # f^{-1}(x), f'
     (r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b", "°"),
-    (r"\\[dtc](frac|binom)", r"\\\1"), (r"(\\frac|\\binom)\s*(\d)", r"\1{\2}"),                   # \dfrac, \frac12
+    (r"\\(?:[dtcs]|nice)(frac|binom)", r"\\\1"), (r"(\\frac|\\binom)\s*(\d)", r"\1{\2}"),        # \dfrac, \frac12
     (r"((?:\\frac|\\binom)\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
-    (r"(?<![\w^{])(?:\(|\\text\{)?([A-Z\d]*\d[A-Z\d]*)[)}]?\s*_\s*\{?\s*([1-9]\d*)\s*\}?", r'\1"base\2'),
-    (r"(?<![\w^{])((?=\w*\d|\w\w)[\da-fA-F]+)_\{?16\}?", lambda number: number[1].upper() + '"base16'),
-    (r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,?\\[,!;: ]\s*|,\s*\\!|[ ~])\d{3})+(?!\d)",                # 1{,}000
+    (r"(?:_\s*\{?|\(?\bbase[- ])\s*(?:\\text\s*\{\s*)?(two|three|four|five|six|seven|eight|nine|ten)\b[\s})]*",
+     lambda base: f"_{DIGITS.index(base[1]) + 2} "),
+    (r"(?:\\text\s*\{)?\s*\(?\bbase[- ](\d+)[)}]*", r"_\1 "),                                     # 1021 (base 6)
+    (r"(?<![\w^{])(?:\(|\\text\{)?([A-Z\d]*\d[A-Z\d]*)[)}]?\s*_\s*(?:\{\s*\(?)?\s*([1-9]\d*)\s*(?:\)?\s*\})?",
+     r'\1"base\2'),
+    (r"(?<![\w^{])(?:\(|\\text\{)?((?=\w*\d|\w\w)[\da-fA-F]+)[)}]?_\{?16\}?",
+     lambda number: number[1].upper() + '"base16'),
+    (r",\s*\\[,;: ]\s*(0\d\d(?!\d))?", lambda comma: "," + comma[1] if comma[1] else ", "),        # 100,\,200
+    (r"(?<![\d.])\d{1,3}(?:(?:\{,\}|\\[,!;: ]\s*|,\s*\\!|[ ~])\d{3})+(?!\d)",                # 1{,}000
      lambda number: re.sub(r"\D", "", number[0])),
-    (r"(?<![\w}.^])(\d+)((?:%s)+\d+\s*/\s*\d+(?![\d.])|(?:%s)*\\frac\s*\{\d+\}\s*\{\d+\})" % (SPACE, SPACE),
-     r"(\1+\2)"),
+    (r"(?<![\w}.^])(?<!\\sqrt)(?<!\\sqrt )(\d+)(S+\d+\s*/\s*\d+(?![\d.])|S*\\frac\s*\{\d+\}\s*\{\d+\})".replace(
+        "S", f"(?:{SPACE})"), r"(\1+\2)"),
     (r"(?<=\d)(?:\^?\s*\{?\\(?:text|mathrm)\s*\{ORD\}\}?|\^\s*\{ORD\}|ORD\b)".replace("ORD", ORDINAL), ""),  # 5^{th}
     (r"(?i)\b(?:square|sq\.?)(?:%s)+(\w+)" % SPACE, r"\1^2"), (r"(?i)\bcubic(?:%s)+(\w+)" % SPACE, r"\1^3"),
     (r"(?i)(?<![\\a-z])(?:%s)(?![a-z])" % "|".join(WORDS), lambda word: WORDS[word[0].lower()]),
-    (r"\\(?:text(?:bf|it|rm|normal)?|[mh]box|mathrm|operatorname)\s*\{([^{}]*)\}", words),
-    (r"(?<=[\d})])(?:%s)*([mck]m|m[gil]|kg|ft|in|lbs?|oz|hr|min|sec|mph)\b" % SPACE, r' "\1'),     # 5 cm
+    (r"\\(?:text(?:bf|it|rm|up|sf|tt|normal)?|emph|[mh]box|math(?:rm|it|sf)|operatorname)\s*\{([^{}]*)\}", words),
+    (r"(?<=[\d})])(?:%s)*([mck]m|mi|kg|ft|in|lbs?|oz|hr|min|sec|mph)\b" % SPACE, r' "\1'),     # 5 cm
     (r"(?<=[\d})]) +([a-z](?=[a-z]*[aeiou])[a-z]{3,})\b", r' "\1'),                              # 5 apples
     (r'(?<=[\d})])(\s*"\w+?)s\b', r"\1"),
-    (r"\\\$", r'"$*'),
+    (r"\+\s*/\s*-", r"\\pm "), (r"\\pmod\s*\{?\s*(\d+)\s*\}?|\(\s*\\?mod\s+(\d+)\s*\)", r' "mod\1\2'),
+    (r"\\\$", r'"$*'), (r"[€£¥]", r'"\g<0>*'),
     (r"_\s*\{\s*(\w)\s*\}", r"_\1"))]
-CHOICE = re.compile(r"(?:\\\w+\s*\{)?\s*\(?([A-J])\)(?:(?:\}|%s)+(?![-+*/^=<>,(\s]).*)?" % SPACE, re.DOTALL)
+CHOICE = re.compile(r"(?:\\\w+\s*\{)?\s*(?:[Oo]ption |[Cc]hoice |(?=\(|\w[).:]))\(?([A-J])[).:]?"
+                    r"(?:(?:\}|%s)+(?!\s*[-+*/^=<>,(])(?!.*(?:[A-J]\)|\bor\b|\band\b))(.*))?" % SPACE, re.DOTALL)
+LETTER_UNIT = re.compile(r"(-?[\d.,]+)(?:%s)+([msghJNVWAK])(\s*/\s*[smh])?(\^\{?[23]\}?)?" % SPACE)         # 10 m/s
 THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 TOKEN = re.compile(r"""(?s:
     \d*\.\d*\\(?:overline|bar)\s*(?:\{\d+\}|\d) | \d*\.\d*\(\d+\) | \d*\.\d+(?:\\[lc]?dots|\.\.\.)   # 0.\overline{3}
   | (?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?                                              # 3.14e-5
-  | "[\w$]+                                                                                         # "cm
-  | (?:\\[a-zA-Z]+|[^\W\d_])(?:_\w|_\{[^{}]*\}|')*                                                  # x_1 and \sqrt
+  | "[\w$€£¥]+                                                                                      # "cm
+  | (?:\\[a-zA-Z]+|[^\W\d_])(?:_\w|_\{(?:[^{}]|\{[^{}]*\})*\}|')*                           # x_1 and \sqrt
   | \\.? | \.\.\. | <= | >= | != | \*\* | \S)""", re.VERBOSE)
 IGNORED = frozenset(r""". ~ ` \( \) \[ \] \! \, \: \; \> \ \displaystyle \textstyle \quad \qquad \mathbf
-    \boldsymbol \mathcal \vec \hline""".split()) | {"\\ ", "\\\n"}
+    \boldsymbol \large \Large \underline \therefore \mathcal \vec \hline""".split()) | {"\\ ", "\\\n"}
 ALIASES = dict(alias.split("→") for alias in r"""\leq→\le \leqslant→\le <=→\le \geq→\ge \geqslant→\ge >=→\ge
-    \lt→< \gt→> \neq→\ne !=→\ne \%→% \times→* \cdot→* \div→/ **→^ \lbrace→\{ \rbrace→\} \langle→(
-    \rangle→) \ldots→\dots ...→\dots "centimeter→"cm "centimetre→"cm "meter→"m "metre→"m "kilometer→"km
+    \lt→< \gt→> \neq→\ne !=→\ne \%→% \times→* \cdot→* \div→/ **→^ \lbrace→\{ \rbrace→\} \lbrack→[ \rbrack→] \langle→(
+    \rangle→) \bigcup→\cup \bigcap→\cap \backslash→\setminus \colon→: \surd→\sqrt \equiv→= \lg→\log \ldots→\dots
+    ...→\dots "centimeter→"cm "centimetre→"cm "meter→"m "metre→"m "kilometer→"km
     "kilometre→"km "inche→"in "inch→"in "feet→"ft "foot→"ft "mile→"mi "hour→"h "hr→"h
     "minute→"min "second→"s "sec→"s "gram→"g "kilogram→"kg "pound→"lb""".split())
 
 
 def readings(text):
-    """The tokens of `text` (or of a number). Of 1,234 there are two readings: a number, and a list of two; of (D) 12,
-    a choice and its value, one more."""
+    """The tokens of `text` (or of a number), in several readings where there are.
+
+    1,234 is a number, and a list of two; (D) 12 a choice, and its value; 5 m a length, and a product.
+    """
     text = str(Fraction(str(text))) if isinstance(text, (int, float)) else text
     if not isinstance(text, str) or len(text := text.strip()) > MAX_LENGTH:
         raise Refused("no text, or too much")
     text = re.sub("[₀-₉]+", r"_{\g<0>}", re.sub("[⁰¹²³⁴-⁹⁻]+", r"^{\g<0>}", text))
     text = re.sub("[¼-¾⅐-⅞]", r" \g<0>", text)              # 3½ is a mixed number
     text = unicodedata.normalize("NFKC", (last_boxed(text) or text).translate(UNICODE)).translate(UNICODE)
-    choice = CHOICE.fullmatch(text)
+    choice, length = CHOICE.fullmatch(text), LETTER_UNIT.fullmatch(text)
     for pattern, replacement in SPELLINGS:
         text = pattern.sub(replacement, text)
     is_tuple = re.search(r"[(\[]|\\\{", text)
     number = text if is_tuple else THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     list_ = number if ",0" in text else text                # 1,000 is no list
-    return [tokenise(reading) for reading in dict.fromkeys((number, list_))] + ([[choice[1]]] if choice else [])
+    found = [tokenise(reading) for reading in dict.fromkeys((number, list_))]
+    if length:
+        value, *unit = (part or "" for part in length.groups())
+        found.append(tokenise(value.replace(",", "") + re.sub(r"([a-zA-Z])", r' "\1', "".join(unit))))
+    return [*found, *([[choice[1]]] if choice else []), *(readings(choice[2]) if choice and choice[2] else [])]
 
 
 def tokenise(text):
@@ -227,8 +254,8 @@ def expression(tokens, level):
     tree = atom(tokens) if len(tokens) == size else expression(tokens, max(level, SUM))
     tree = join("*", "-1", tree) if minus else tree
     while (binding := BINDING.get(tokens[-1], TIMES)) > level:
-        if level == ARGUMENT and tokens[-1] in ("*", "/", *CLOSING, *FUNCTIONS):
-            break                                               # \sin x (1 + x), \sin x \cos x
+        if level == ARGUMENT and (tokens[-1] in ("*", "/", *CLOSING, *FUNCTIONS) or tokens[-2:] == ["^", "e"]):
+            break                                               # \sin x (1 + x), \sin x \cos x, \sin x e^x
         token = tokens.pop() if tokens[-1] in BINDING else ""
         while token in (",", ";") and tokens[-1] in (",", ";"):             # 1, 2, and 3
             token = tokens.pop()
@@ -253,10 +280,15 @@ def atom(tokens):
         x = atom(tokens) if tokens[-1] in CLOSING else expression(tokens, ARGUMENT)
         if exponent == ("*", "-1", "1"):
             return "\\arc" + name[1:], x
-        return "^", ("/", (name, x), (name, base.strip("{}"))) if base else (name, x), exponent
+        return "^", ("/", (name, x), (name, subscript(base))) if base else (name, x), exponent
     if token[0] in ".0123456789" or token in CONSTANTS or SYMBOL.fullmatch(token):
         return token
     raise Refused(f"unknown {token}")
+
+
+def subscript(text):
+    r"""The tree of a base, as in \log_{\frac12}."""
+    return expression([END, *reversed(tokenise(text[1:-1] if text[0] == "{" else text))], 0)
 
 
 def bracket(opening, tree, closing):
@@ -313,29 +345,35 @@ REAL = mpmath.MPContext()   # a context of our own, whose precision nobody else 
 REAL.dps = 2000             # for once: mpmath caches its constants, and threads that refine them at once would race
 REAL.sin(1), REAL.exp(1), REAL.ln(10)
 REAL.dps = 500
+POINTS = 20         # so many that \sqrt{b^2-4ac} and m!/k! are there at two of them, and that signs and parities differ
 NOISE = REAL.mpf(10) ** -430                    # the relative size of what rounding may leave behind
 CONSTANTS = {"i": REAL.mpc(0, 1), "e": +REAL.e, "\\pi": +REAL.pi}
 
 
 @lru_cache(1000)
-def values(tree, plain=False):
-    """The values of a formula at five points, None where it has none; a constant has one.
+def points(tree, plain=False):
+    """At how many points is a formula to be compared (a constant: one), and have its values to be real?
 
     Units are letters, ° and % are factors; but in a `plain` formula units, and ° and % outside of functions, are 1.
     """
     letters = {token for token in flat(tree) if SYMBOL.fullmatch(token) and not (plain and token[0] == '"')}
-    found = []
-    for point in range(5 if letters - CONSTANTS.keys() else 1):
-        try:
-            x = value(tree, point, plain)
-            found.append(None if letters and "i" not in letters and abs(x.imag) > NOISE * abs(x) else x)
-        except (Refused, ArithmeticError, ValueError, TypeError):
-            found.append(None)
-    return tuple(found)
+    return POINTS if letters - CONSTANTS.keys() else 1, bool(letters) and "i" not in letters
 
 
-def value(tree, point, plain):
-    """The value of a formula at a point, as mpf or mpc, or int. Refuses what is none, like a list."""
+@lru_cache(10_000)
+def value_at(tree, point, plain=False):
+    """The value of a formula at a point, None where it has none."""
+    try:
+        return value(tree, point, plain, points(tree, plain)[1])
+    except (Refused, ArithmeticError, ValueError, TypeError):
+        return None
+
+
+def value(tree, point, plain, real):
+    """The value of a formula at a point, as mpf or mpc, or int. Refuses what is none, like a list.
+
+    real: refuse what is imaginary on the way, as \\sqrt{x} \\sqrt{y} is where \\sqrt{xy} is not.
+    """
     if isinstance(tree, str):
         return REAL.one if plain and tree[0] == '"' else symbol(tree, point)
     kind, *parts = tree
@@ -344,8 +382,11 @@ def value(tree, point, plain):
     if kind == "" and not plain and str(parts[1]).startswith('"base'):
         return int(parts[0], int(parts[1][5:])) * symbol('"base', point)
     if plain and kind in ("°", "%"):
-        return value(parts[0], point, plain)
-    return OPERATIONS[kind](*(value(part, point, plain and kind not in FUNCTIONS) for part in parts))
+        return value(parts[0], point, plain, real)
+    x = OPERATIONS[kind](*(value(part, point, plain and kind not in FUNCTIONS, real) for part in parts))
+    if real and abs(x.imag) > NOISE * abs(x):
+        raise Refused("not real")
+    return x
 
 
 def symbol(token, point):
@@ -355,12 +396,12 @@ def symbol(token, point):
     if token in ("\\infty", "\\reals"):
         raise Refused("no number")
     if SYMBOL.fullmatch(token):                 # by chance, but the same for ever
-        chance = crc32(f"{token} {point}".encode("utf-8", "replace"))
-        return [REAL.mpf(chance % 997 + 1) / 1009,          # between 0 and 1
-                REAL.mpf(chance % 9973 + 1009) / 1009,      # above 1
-                -REAL.mpf(chance % 9973 + 1) / 1013,        # below 0
-                REAL.mpf(chance % 48 * 2 + 2),              # even, for (-1)^n and n!
-                REAL.mpf(chance % 48 * 2 + 3)][point]       # odd
+        chance = int.from_bytes(sha256(f"{token} {point}".encode("utf-8", "replace")).digest()[:4], "big")
+        if point < 2:
+            return REAL.mpf(chance % 997 + 1) / (1009, 101)[point]      # between 0 and 1, or 10
+        if point < 10:
+            return REAL.mpf(chance % 1999 - 999) / (1009, 101)[point // 8]          # of either sign, for |x|
+        return REAL.mpf(chance % (89, 899)[point // 15] + 2)                # whole, for (-1)^n and n!
     match = (re.fullmatch(r"(\d*)\.(\d*)(?:\\\w+\s*|\()\{?(\d+)[})]?", token)               # 0.1\overline{6}
              or re.fullmatch(r"(\d*)\.(\d{0,9}?)(?=\d{3})(\d{1,9}?)\3+(?:\\\w+|\.\.\.)", token))    # 0.333...
     if not match:
@@ -390,6 +431,7 @@ def power(x, y):
     return x ** y
 
 
+@lru_cache(1000)
 def factorial(x):
     """x!, within a millisecond."""
     if not 0 <= x <= 3000 or x != REAL.nint(x):
@@ -399,7 +441,7 @@ def factorial(x):
 
 def binomial(n, k):
     """n over k for whole k, but any n."""
-    if not 0 <= k <= 300 or k != REAL.nint(k):
+    if not 0 <= k <= 1000 or k != REAL.nint(k):
         raise Refused("no whole number, or one too large")
     return math.prod(n - j for j in range(int(k))) / factorial(k)
 
@@ -420,7 +462,8 @@ FUNCTIONS = {"\\ln": REAL.ln, "\\log": lambda x: REAL.ln(x) / REAL.ln(10), **{
     "\\" + name: guarded(function) for name, function in {
         "sin": REAL.sin, "cos": REAL.cos, "tan": REAL.tan, "cot": lambda x: 1 / REAL.tan(x),
         "sec": lambda x: 1 / REAL.cos(x), "csc": lambda x: 1 / REAL.sin(x), "arcsin": REAL.asin,
-        "arccos": REAL.acos, "arctan": REAL.atan, "sinh": REAL.sinh, "cosh": REAL.cosh, "exp": REAL.exp}.items()}}
+        "arccos": REAL.acos, "arctan": REAL.atan, "sinh": REAL.sinh, "cosh": REAL.cosh, "tanh": REAL.tanh}.items()},
+    "\\exp": lambda x: power(CONSTANTS["e"], x)}
 OPERATIONS = {
     "+": add, "-": lambda x, y: add(x, -y), "*": operator.mul, "": lambda *xs: math.prod(xs), "^": power,
     "/": operator.truediv, "\\frac": operator.truediv, "\\over": operator.truediv, "\\binom": binomial,
@@ -437,7 +480,14 @@ PRODUCT = re.compile(r"([a-z]{2,3}|.) ([a-z]{2,3}|.)")          # of letters; CB
 
 
 def same_answer(a, b, rel_tol):
-    """Are two trees equal, as sets of real numbers or by structure, or within a tolerance?"""
+    """Are two trees equal, as sets of real numbers or by structure, or within a tolerance?
+
+    Where the answer b is a number, a may say of what: m + n = 25, |z| = 5; but not 2x = 10 or x^2 = 4.
+    """
+    if a[0] == "rel" and a[2] == "=" and b[0] not in STRUCTURES and points(b)[0] == 1 and value_at(b, 0):
+        letters = {token for token in flat(a[1]) if SYMBOL.fullmatch(token)} - CONSTANTS.keys()
+        if len(letters) > 1 or letters and (a[1][0] == "\\lvert" or a[1][0] == "^" and a[1][1][0] in FUNCTIONS):
+            a = a[3] if len(a) == 4 else ("rel", *a[3:])
     verdict = same_set(a, b)
     return verdict if verdict is not None else same(a, b) or near(a, b, rel_tol)
 
@@ -483,16 +533,21 @@ def same_formula(a, b):
 
 
 def pairs(a, b, plain=False):
-    """The values of two formulas at the points where both have one, if there are enough of them."""
-    xs, ys = values(a, plain), values(b, plain)
-    points = max(len(xs), len(ys))
-    found = [(x, y) for x, y in zip(xs * (points // len(xs)), ys * (points // len(ys))) if None not in (x, y)]
-    return found if len(found) >= min(points, 2) else []
+    """The values of two formulas at each point where both have one."""
+    ours, theirs = points(a, plain)[0], points(b, plain)[0]
+    for point in range(max(ours, theirs)):
+        x, y = value_at(a, point % ours, plain), value_at(b, point % theirs, plain)
+        if x is not None and y is not None:
+            yield x, y
 
 
 def equal_values(a, b, plain=False):
-    found = pairs(a, b, plain)
-    return found != [] and all(close(x, y) for x, y in found)
+    """Are two formulas equal at every point, and two points at least, or as constants?"""
+    found = 0
+    for found, (x, y) in enumerate(pairs(a, b, plain), 1):
+        if not close(x, y):
+            return False
+    return found >= (2 if POINTS in (points(a, plain)[0], points(b, plain)[0]) else 1)
 
 
 def close(x, y):
@@ -502,9 +557,11 @@ def close(x, y):
 def same_relation(relation, other):
     """x = 5 and 5; or two equations or inequalities that a constant factor makes one."""
     if other[0] != "rel":
-        sides = [side for side in relation[1::2] if not name(side)] or [relation[-1]]
-        test = any if "\\approx" in relation else all
-        return {*relation[2::2]} <= {"=", "\\approx", "\\in"} and test(same(side, other) for side in sides)
+        sides, links = relation[1::2], relation[2::2]
+        exact = links.index("\\approx") + 1 if "\\approx" in links else len(sides)
+        said = [side for side in sides[:exact] if not name(side)] or [sides[min(exact, len(sides) - 1)]]
+        known = {"=", "\\approx", *["\\in"] * (other[0] in STRUCTURES)}               # x \in \{5\}, not x \in 5
+        return {*links} <= known and all(same(side, other) for side in said)
     if relation[2::2] == other[2::2] and all(map(same, relation[1::2], other[1::2])):
         return True
     ours, theirs = conditions(relation), conditions(other)
@@ -519,7 +576,7 @@ def conditions(relation):
 
 def proportional(a, b):
     """Are two conditions one, but for a factor? A negative factor would turn an inequality round."""
-    found = pairs(a[1], b[1])
+    found = list(pairs(a[1], b[1]))
     x0, y0 = next((pair for pair in found if all(pair)), (0, 0))
     if a[0] != b[0] or not x0 or len(found) < 2 or a[0] in ("<", "\\le") and not x0 * y0 > 0:
         return False
@@ -528,11 +585,11 @@ def proportional(a, b):
 
 def near(a, b, rel_tol):
     """Are two trees lone numbers, in the same unit or one in none, that differ by no more than rel_tol |b|?"""
-    found = pairs(*(tree[-1] if tree[0] == "rel" else tree for tree in (a, b)), plain=True)
-    if not rel_tol > 0 or len(found) != 1 or units(a) != units(b) and units(a) and units(b):
+    sides = [tree[-1] if tree[0] == "rel" else tree for tree in (a, b)]
+    if not rel_tol > 0 or units(a) != units(b) and units(a) and units(b) or any(points(x, True)[0] > 1 for x in sides):
         return False
-    (x, y), = found
-    return abs(x - y) <= rel_tol * abs(y)
+    x, y = (value_at(side, 0, True) for side in sides)
+    return None not in (x, y) and abs(x - y) <= rel_tol * abs(y)
 
 
 RAYS = {"<": lambda x: Interval.open(-oo, x), "\\le": lambda x: Interval(-oo, x), "=": FiniteSet,
@@ -587,7 +644,7 @@ def place(tree):
     """Where a real number lies, in steps of 10^-400: finer than an answer of 400 characters can write."""
     if tree in ("\\infty", ("*", "-1", "\\infty")):
         return oo if tree == "\\infty" else -oo
-    x, = values(tree, True)
+    x = value_at(tree, 0, True) if points(tree, True)[0] == 1 else None
     if x is None or x.imag:
         raise Refused("no real number")
     return Integer(int(REAL.nint(x * 10**400)))
