@@ -131,6 +131,10 @@ SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"(\\\\|\\cr(?![a-z]))\s*(?:\[\w*\])?", r"\\\\ "),
     (r"\{\s*\\rm\s([^{}]*)\}|\\rm\s*\{([^{}]*)\}", r"\\text{\1\2}"),
     (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1"),
+    (r"\\times(?=\s*\\(?:vec|mathbf|boldsymbol|hat))", r"\\cross "),           # unknown: u x v is not v x u
+    (r"\\(hat|bar|overline|tilde)\s*(?:\{\s*([A-Za-z])\s*\}|([A-Za-z])(?![A-Za-z]))", r"\2\3_{\1}"),
+    (r"\\reals\s*-\s*\\\{", r"\\reals\\setminus\\{"), (r"(\.\d{3})\\,(?=\d)", r"\1"),
+    (r"(\\equiv.*?)\\b?mod\s*\{?(\d+)\}?", r'\1 "mod\2'),
     (r"\\emptyset|\\varnothing", r"\\{\\}"),
     (r"\\[lr]vert|\\[vm]id", "|"),
     (r"\\\{\s*[a-z]\s*(?:\\in\s*\\reals\s*)?[|:]((?:[^{}|]|\{[^{}]*\})*)\\\}", r"\1"),    # \{x | x > 2\}
@@ -166,6 +170,7 @@ CHOICE = re.compile(r"(?:\\\w+\s*\{)?\s*(?:[Oo]ption |[Cc]hoice |(?=\(|\w[).:]))
                     r"(?:(?:\}|%s)+(?!\s*[-+*/^=<>,(])(?!.*(?:[A-J]\)|\bor\b|\band\b))(.*))?" % SPACE, re.DOTALL)
 LETTER_UNIT = re.compile(r"(-?[\d.,]+)(?:%s)+([msghJNVWAK])(\s*/\s*[smh])?(\^\{?[23]\}?)?" % SPACE)         # 10 m/s
 THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
+ZEROS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,0\d\d)+(?![\d.])")
 TOKEN = re.compile(r"""(?s:
     \d*\.\d*\\(?:overline|bar)\s*(?:\{\d+\}|\d) | \d*\.\d*\(\d+\) | \d*\.\d+(?:\\[lc]?dots|\.\.\.)   # 0.\overline{3}
   | (?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?                                              # 3.14e-5
@@ -173,7 +178,7 @@ TOKEN = re.compile(r"""(?s:
   | (?:\\[a-zA-Z]+|[^\W\d_])(?:_\w|_\{(?:[^{}]|\{[^{}]*\})*\}|')*                           # x_1 and \sqrt
   | \\.? | \.\.\. | <= | >= | != | \*\* | \S)""", re.VERBOSE)
 IGNORED = frozenset(r""". ~ ` \( \) \[ \] \! \, \: \; \> \ \displaystyle \textstyle \quad \qquad \mathbf
-    \boldsymbol \large \Large \underline \therefore \mathcal \vec \hline""".split()) | {"\\ ", "\\\n"}
+    \boldsymbol \large \Large \overrightarrow \underline \therefore \mathcal \vec \hline""".split()) | {"\\ ", "\\\n"}
 ALIASES = dict(alias.split("→") for alias in r"""\leq→\le \leqslant→\le <=→\le \geq→\ge \geqslant→\ge >=→\ge
     \lt→< \gt→> \neq→\ne !=→\ne \%→% \times→* \cdot→* \div→/ **→^ \lbrace→\{ \rbrace→\} \lbrack→[ \rbrack→] \langle→(
     \rangle→) \bigcup→\cup \bigcap→\cap \backslash→\setminus \colon→: \surd→\sqrt \equiv→= \lg→\log \ldots→\dots
@@ -197,8 +202,8 @@ def readings(text):
     for pattern, replacement in SPELLINGS:
         text = pattern.sub(replacement, text)
     is_tuple = re.search(r"[(\[]|\\\{", text)
-    number = text if is_tuple else THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
-    list_ = number if ",0" in text else text                # 1,000 is no list
+    number = (ZEROS if is_tuple else THOUSANDS).sub(lambda match: match[0].replace(",", ""), text)
+    list_ = number if ",0" in text else text                # 1,000 is no list, nor is (1,000, 2) one of three
     found = [tokenise(reading) for reading in dict.fromkeys((number, list_))]
     if length:
         value, *unit = (part or "" for part in length.groups())
@@ -208,7 +213,8 @@ def readings(text):
 
 def tokenise(text):
     """Numbers, letters like x or x_1, words like "cm, commands, and all else character by character."""
-    tokens = [ALIASES.get(token, token) for token in TOKEN.findall(text.rstrip(" ,;\\"))]
+    found = TOKEN.findall(text.rstrip(" ,;\\"))
+    tokens = [ALIASES.get(token, token.replace(" ", "") if "_" in token else token) for token in found]     # x_{n + 1}
     return [token for token in tokens if token not in IGNORED]
 
 
@@ -474,9 +480,10 @@ OPERATIONS = {
 
 # --- From trees to a verdict ------------------------------------------------------------------------------
 
+WORD = re.compile(r"[A-Za-z][a-z]{2,}|[Nn]o")           # as Yes and yes
 STRUCTURES = {",", ";", "set", "rel", "&", "\\\\", ":", *SET_OPERATIONS, *INTERVALS}
 MIRRORED = {">": "<", "<": ">", "\\ge": "\\le", "\\le": "\\ge"}
-PRODUCT = re.compile(r"([a-z]{2,3}|.) ([a-z]{2,3}|.)")          # of letters; CBAD and No are words
+PRODUCT = re.compile(r"[a-z]{2,3}|.|(?=.*[a-z])(?=.*[A-Z])\w+")         # of letters; CBAD and listen are words
 
 
 def same_answer(a, b, rel_tol):
@@ -525,10 +532,14 @@ def assigned(parts):
 
 
 def same_formula(a, b):
-    """Two names are equal if their letters are, a product xy is yx too; other formulas by their values."""
+    """Two words are equal if their letters are, a product xy is yx too; other formulas by their values."""
     x, y = name(a), name(b)
-    if re.search(r'"|\\angle', x + y) or x and y and (x + y).isalpha() and not PRODUCT.fullmatch(f"{x} {y}"):
+    if re.search(r'"|\\angle', x + y):
         return x.replace('"', "").lower() == y.replace('"', "").lower()
+    if x.lower() == y.lower() and WORD.fullmatch(x) and WORD.fullmatch(y):
+        return True
+    if x and y and (x + y).isalpha() and not (PRODUCT.fullmatch(x) and PRODUCT.fullmatch(y)):
+        return x == y
     return equal_values(a, b) or bool(units(a)) != bool(units(b)) and equal_values(a, b, plain=True)
 
 
@@ -541,9 +552,38 @@ def pairs(a, b, plain=False):
             yield x, y
 
 
+def exact(tree):
+    """The value of a formula of rational numbers as a Fraction, of up to 40,000 bits. Refuses all others."""
+    if isinstance(tree, str):
+        if not re.fullmatch(r"-?\d+(\.\d+)?|\.\d+", tree):
+            raise Refused("no plain number")
+        return Fraction(tree)
+    kind, *parts = tree
+    if kind not in RATIONAL or kind == "" and any(isinstance(part, str) for part in parts[1:]):
+        raise Refused("not rational")
+    x, y = (exact(part) for part in (*parts, "0")[:2])
+    bits = max(part.bit_length() for part in (x.numerator, x.denominator))
+    if kind == "^" and (y.denominator > 1 or abs(y) * bits > 40_000 or x == 0 >= y):
+        raise Refused("a root, too large, or 0^0")
+    if kind == "!" and (x.denominator > 1 or not 0 <= x < 3000):
+        raise Refused("no whole number, or one too large")
+    result = Fraction(RATIONAL[kind](x, y))
+    if max(result.numerator.bit_length(), result.denominator.bit_length()) > 40_000 or len(parts) > 2:
+        raise Refused("too large")
+    return result
+
+
+RATIONAL = {"+": operator.add, "-": operator.sub, "*": operator.mul, "": operator.mul, "/": operator.truediv,
+            "\\frac": operator.truediv, "\\over": operator.truediv, "^": lambda x, y: x ** int(y),
+            "!": lambda x, _: math.factorial(int(x))}
+
+
 def equal_values(a, b, plain=False):
     """Are two formulas equal at every point, and two points at least, or as constants?"""
-    found = 0
+    try:
+        return exact(a) == exact(b)             # 2^{2023} - 1, which no 500 digits can tell from 2^{2023}
+    except (Refused, ArithmeticError):
+        found = 0
     for found, (x, y) in enumerate(pairs(a, b, plain), 1):
         if not close(x, y):
             return False
@@ -570,7 +610,8 @@ def same_relation(relation, other):
 
 def conditions(relation):
     """(operator, x - y) for each link x < y or x = y of a chain."""
-    links = zip(relation[1::2], relation[2::2], relation[3::2])
+    links = list(zip(relation[1::2], relation[2::2], relation[3::2]))
+    links = links[::-1] if relation[2] in (">", "\\ge") else links          # c > b > a is a < b < c
     return [(MIRRORED[op], ("-", y, x)) if op in (">", "\\ge") else (op, ("-", x, y)) for x, op, y in links]
 
 

@@ -148,6 +148,16 @@ FF_{16} == ff_{16} || FF_{16} != FE_{16} || a_2 != a_3
 €20 == 20 || \sqrt 2\frac12 == \frac{\sqrt2}{2} || \begin{cases} x=1 \\ y=2 \end{cases} == x=1,y=2 || \textcolor{red}{5} == 5
 101_{\text{two}} == 101_2 || 1021 \text{ (base 6)} == 1021_6 || \text{all real numbers} == \mathbb{R} || \text{Option B} == B
 3:30 p.m. == 3:30\text{ PM} || x \equiv 3 \pmod 7 == 3 \pmod{7} || 3 \pmod 7 != 4 \pmod 7 || 60º == 60^\circ || +/- 5 == \pm 5
+# letters are products in any order, of either case; words are not
+Rr != rr || GMm != Gmm || V=IR != V=Ir || AB != ab || AB != BA || abc == bac || nRT == RTn || qvB == Bqv || Odd == odd || No == no || True == true || \Delta != \delta
+\mathbf{a}\times\mathbf{b} != \mathbf{b}\times\mathbf{a} || \hat{i}+2\hat{j} == 2\hat{j}+\hat{i} || \bar{z}+1 == 1+\bar z || \bar z != z
+F_{n + 1} == F_{n+1} || \overrightarrow{AB} == \vec{AB} || n\equiv 1\bmod 4 == n \equiv 1 \pmod{4}
+# beyond 500 digits
+2-\frac{1}{2^{2022}} == 2-2^{-2022} || \frac{2^{2023}-1}{2^{2022}} == 2-2^{-2022} || 1-\frac{1}{2023!} == \frac{2023!-1}{2023!}
+\frac{2023^{2023}-1}{2022} == \frac{1-2023^{2023}}{-2022} || 2^{2023}-1 != 2^{2023} || 2023! != 2023!+1 || 0^0 != 1
+# turned round, and grouped digits in brackets
+a<b<c == c>b>a || a\le b\le c == c\ge b\ge a || a<b<c != a>b>c || \mathbb{R} - \{1\} == \mathbb{R}\setminus\{1\}
+(1,000, 2) == (1000, 2) || \{1,000\} == \{1000\} || 0.123\,456 == 0.123456 || (1,234) != (1234)
 # refused, but the same text
 9^{9^{9^9}} == 9^{9^{9^9}} || \int_0^1 x\,dx == \int_0^1 x dx || 1,2,3,\dots == 1, 2, 3, \ldots
 9^{9^{9^9}} != 9^{9^{9^{10}}} || \sum_{k=1}^n k != \frac{n(n+1)}{2} || NaN != 0 || \infty != -\infty
