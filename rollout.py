@@ -69,9 +69,8 @@ def control_tokens(tokenizer):
 
 
 def keep_fitting(problems, tokenizer, longest, budget, thinking=False):
-    """The problems without control tokens whose meta prompts, the longest, take at most `longest` tokens; says how
-    many are left out. budget: the tokens of a solution, which the meta prompt names.
-    """
+    """The problems without control tokens whose meta prompts (they name the budget of a solution, in tokens, and are
+    the longest) take at most `longest` tokens; says how many are left out."""
     control, overhead = control_tokens(tokenizer), len(encode(tokenizer, meta_messages("", budget), thinking))
     clean = [problem for problem in problems if not any(token in problem.text for token in control)]
     kept = [problem for problem in clean
@@ -270,8 +269,7 @@ def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max
 
     prompts: B lists of token ids; repeat a prompt to get a group. budgets: the most tokens to sample, an
     integer or B of them. max_tokens: B * (P + T) is split into batches of at most this many tokens, to fit
-    memory, rows of similar budget together. Draws from torch's global generator. temperature 0 is greedy. Returns
-    Rollouts of B rows.
+    memory, rows of similar budget together. Draws from torch's generator; temperature 0 is greedy. Returns Rollouts.
     """
     device, pad = model.device, tokenizer.pad_token_id
     ends = eos_ids(model, tokenizer)
