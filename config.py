@@ -111,7 +111,7 @@ class Config:
 
 GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16, max_new_tokens=3072,
            max_meta_tokens=768, max_prompt_tokens=1024, learning_rate=1e-6, weight_decay=0.1, warmup_steps=20,
-           minibatches=1, clone_learning_rate=1e-6, cutoff_min=256, micro_batch_tokens=8_192, max_tokens=131_072,
+           minibatches=1, clone_learning_rate=1e-6, cutoff_min=256, micro_batch_tokens=8_192, max_tokens=262_144,
            eval_problems=32, eval_samples=4, checkpoint_every=10, show_every=1)
 PRESETS = {
     "toy": {},                  # the defaults above

@@ -263,6 +263,8 @@ def main(arguments=None):
             show_results(run(config))
     except (ValueError, OSError) as error:
         sys.exit(f"eval.py: {error}")
+    except torch.OutOfMemoryError:
+        sys.exit("eval.py: out of the card's memory; the same command with a lower --max-tokens goes on from here")
     except KeyboardInterrupt:
         sys.exit("\neval.py: stopped; the same command goes on from here")
 

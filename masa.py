@@ -72,7 +72,8 @@ def take_steps(config, run, device, first):
                          f"{config.problems_per_step}; {len(held_out)} are held out")
     if config.gradient_checkpointing or config.gradient_checkpointing is None and device.type == "cuda":
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    adamw = OffloadedAdamW if config.offload_optimizer else torch.optim.AdamW
+    fused = device.type == "cuda" or None                       # what is the default there copies all weights for a moment
+    adamw = OffloadedAdamW if config.offload_optimizer else functools.partial(torch.optim.AdamW, fused=fused)
     optimizer = adamw(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     gate_audit, cutoff_audit, experts = Audit(), Audit(), []
     state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0, "broken": 0}
@@ -283,6 +284,9 @@ def main(arguments=None):
         train(config)
     except (ValueError, OSError) as error:
         sys.exit(f"masa.py: {error}")
+    except torch.OutOfMemoryError:
+        sys.exit("masa.py: out of the card's memory. Lower --max-tokens if it was while sampling, --micro-batch-tokens if "
+                 "while training, or add --offload-optimizer, and --resume to go on from the last checkpoint")
     except KeyboardInterrupt:
         sys.exit("masa.py: interrupted. What was saved goes on with the same command and --resume; if that says there "
                  "is nothing to resume, leave it out")

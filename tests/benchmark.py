@@ -1,7 +1,7 @@
 """Memory and speed, as ratios within one run. By hand, not part of the test suite.
 
     python tests/benchmark.py memory          the loss at a vocabulary of 151,936, with chunks and without
-    python tests/benchmark.py memory --tokens 8192          needs 30 GB for the version without
+    python tests/benchmark.py memory --tokens 8192          the version without needs 19 GB
     python tests/benchmark.py batches         one batch of solutions and predictions against two
     python tests/benchmark.py leaving         rows that have ended leave the batch of `generate`, against waiting
     python tests/benchmark.py step            a GRPO step of ours against one of TRL's GRPOTrainer, if TRL is installed

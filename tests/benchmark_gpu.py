@@ -2,7 +2,7 @@
 
     python tests/benchmark_gpu.py engines        tokens per second of each engine, against the bound of the memory
     python tests/benchmark_gpu.py steps          seconds, tokens per second and peak memory of training steps
-    python tests/benchmark_gpu.py engines --shape tiny --sequences 8 --tokens 32           that it runs, on a CPU
+    python tests/benchmark_gpu.py engines --shape small --sequences 4 16 64 --tokens 128            on a CPU, 4 minutes
 
 Speed needs no weights and no data: the prompts are random ids, and no completion ends before its budget.
 """
@@ -15,11 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+import transformers
 from tokenizers import Tokenizer, models
+from transformers import (ContinuousBatchingConfig, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
+                          Qwen3ForCausalLM)
+from transformers.utils import is_flash_attn_2_available
 
 import rollout
-from config import Config
+from config import GPU, Config
 from grpo import group_advantages
 from policy import pick_device, precision
 from rollout import concat
@@ -27,6 +30,8 @@ from update import update
 
 SHAPES = {"qwen3-1.7b": dict(vocab_size=151_936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28,
                              num_attention_heads=16, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True),
+          "small": dict(vocab_size=8192, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
+                        num_attention_heads=8, num_key_value_heads=4, head_dim=64),
           "tiny": dict(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                        num_attention_heads=4, num_key_value_heads=2, head_dim=16)}
 PROMPT = 128                # tokens
@@ -54,48 +59,63 @@ def prompts_of(count, model):
 
 def clock(function, device):
     """Seconds of one call, after one that is not counted."""
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    for _ in range(2):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
 def engines(arguments, device):
-    """Plain `generate` (ours), a static cache that is compiled, and transformers' continuous batching."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model, tokenizer = make(arguments.shape, device, dtype)
-    rollout.eos_ids = lambda *_: [SHAPES[arguments.shape]["vocab_size"] + 1]     # no token ends a completion
-    sampling = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=arguments.tokens, pad_token_id=0,
+    """Plain `generate` as masa.py calls it, a static cache (which cuda compiles), and continuous batching."""
+    model, tokenizer = make(arguments.shape, device, torch.float32)
+    size, tokens = SHAPES[arguments.shape], arguments.tokens
+    rollout.eos_ids = lambda *_: [size["vocab_size"] + 1]               # no token ends a completion
+    sampling = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=tokens, pad_token_id=0,
                     eos_token_id=-1)
-    for count in arguments.sequences:
-        prompts = prompts_of(count, model)
+
+    def plain(prompts):
+        with precision(device):
+            rollout.generate(model, tokenizer, prompts, tokens)
+
+    def static(prompts):
         ids = torch.tensor(prompts, device=device)
+        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids),
+                       generation_config=GenerationConfig(**sampling, cache_implementation="static"))
 
-        def static():
-            model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=GenerationConfig(
-                **sampling, cache_implementation="static"))
+    def continuous(prompts):
+        pages = len(prompts) * (1 + -(-(PROMPT + tokens) // 256))       # of 256 tokens; by itself it takes all memory
+        outputs = model.generate_batch(prompts, GenerationConfig(**sampling),
+                                       ContinuousBatchingConfig(num_blocks=pages, return_logprobs=True))
+        assert len(outputs) == len(prompts) and not any(output.error for output in outputs.values())
 
-        candidates = {
-            "plain generate, rows that end leave": lambda: rollout.generate(model, tokenizer, prompts, arguments.tokens),
-            "static cache, compiled": static,
-            "continuous batching": lambda: model.generate_batch(prompts, GenerationConfig(**sampling))}
-        weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        config = model.config
-        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
-        read = weights + count * per_token * (PROMPT + arguments.tokens / 2)      # bytes for a token of each sequence
-        bandwidth = figure_of_card(BANDWIDTH, device)
-        for name, function in candidates.items():
+    flash = "with" if is_flash_attn_2_available() else "without"
+    print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU'}, torch {torch.__version__}, "
+          f"transformers {transformers.__version__}, {flash} flash attention, {arguments.shape}, {tokens} tokens")
+    bandwidth = figure_of_card(BANDWIDTH, device)
+    for name, engine in (("plain generate", plain), ("static cache", static), ("continuous batching", continuous)):
+        if device.type == "cuda" and engine is not plain:
+            model.bfloat16()                    # plain generate gets there by autocast
+        for count in arguments.sequences:
+            prompts = prompts_of(count, model)
             try:
-                rate = count * arguments.tokens / clock(function, device)
+                rate = count * tokens / clock(lambda: engine(prompts), device)
             except Exception as error:          # an engine that this machine does not have is no reason to stop
-                print(f"{count:4} sequences  {name:36} failed: {type(error).__name__}: {str(error)[:100]}", flush=True)
+                print(f"{name:20} {count:4} sequences  failed: {type(error).__name__}: {str(error)[:200]}", flush=True)
                 continue
+            read = bytes_per_token(model, count, tokens, 2 if device.type == "cuda" else 4)
             share = f", {rate / (count * bandwidth / read):.2f} of the memory bound" if bandwidth else ""
-            print(f"{count:4} sequences  {name:36} {rate:9,.0f} tokens/s{share}", flush=True)
+            print(f"{name:20} {count:4} sequences  {rate:9,.0f} tokens/s{share}", flush=True)
+
+
+def bytes_per_token(model, count, tokens, itemsize):
+    """What must be read for one more token of each of `count` sequences: the weights, and half-grown caches."""
+    config = model.config
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return itemsize * (sum(p.numel() for p in model.parameters()) + count * cache * (PROMPT + tokens / 2))
 
 
 def steps(arguments, device):
@@ -104,13 +124,13 @@ def steps(arguments, device):
     rollout.eos_ids = lambda *_: [SHAPES[arguments.shape]["vocab_size"] + 1]
     if device.type == "cuda":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device.type == "cuda")
     config = Config(minibatches=1, micro_batch_tokens=8192, max_new_tokens=arguments.tokens)
     matmuls, parameters = figure_of_card(MATMULS, device), sum(p.numel() for p in model.parameters())
     for name, solved, predicted in (("grpo", 16, 0), ("masa", 16, 16), ("masa-efficient", 11, 16)):
         def sample():
             with precision(device):
-                parts = [rollout.generate(model, tokenizer, prompts_of(8 * n, model), tokens, max_tokens=131_072)
+                parts = [rollout.generate(model, tokenizer, prompts_of(8 * n, model), tokens, max_tokens=GPU["max_tokens"])
                          for n, tokens in ((solved, arguments.tokens), (predicted, arguments.tokens // 3)) if n]
             return concat(parts)
 
@@ -135,4 +155,5 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=int, default=1024)
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
     {"engines": engines, "steps": steps}[arguments.what](arguments, pick_device("auto"))

@@ -158,6 +158,25 @@ def test_killed_run_and_ctrl_c(tmp_path, problems):
         assert same_weights(weights(tmp_path / name / "checkpoint"), weights(tmp_path / "whole/checkpoint"))
 
 
+def test_a_run_that_ran_out_of_memory_goes_on_with_less(tmp_path, problems, sometimes_right, monkeypatch):
+    command = ["--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 4,
+               "--checkpoint-every", 2, "--output", tmp_path / "run"]
+
+    calls = []
+
+    def full(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        return update(*arguments, **named)
+    with monkeypatch.context() as patched:
+        patched.setattr(masa, "update", full)
+        with pytest.raises(SystemExit, match="^masa.py: out of the card's memory. Lower --max-tokens"):
+            run(*command)
+    run(*command, "--resume", "--max-tokens", 2000, "--micro-batch-tokens", 1000, "--offload-optimizer")
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2, 3]
+
+
 # --- The update -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])

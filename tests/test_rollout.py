@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from transformers import AddedToken, GenerationConfig, Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import AddedToken, DynamicCache, GenerationConfig, Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
 
 import grpo
 import rollout
 from conftest import BOS, END, PAD, START, checkpointed, chi_square_fits, greedy_alone, play, rows_of, sampled
 from data import Problem
+from policy import precision
 from rollout import (as_rollouts, concat, control_tokens, encode, eos_ids, generate, hint_messages, hintable,
                      keep_fitting, meta_messages, solution_messages)
 
@@ -48,6 +49,24 @@ def test_rows_that_have_ended_leave_the_batch_and_change_no_other(tiny_policy, m
     assert sampled(rollouts) == expected and any(len(row) < budget for row, budget in zip(expected, budgets))
     got, _ = grpo.token_logprobs(model, rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.mask)
     torch.testing.assert_close(rollouts.logprobs[rollouts.mask], got.detach()[rollouts.mask], atol=2e-5, rtol=0)
+
+
+def test_under_autocast_the_cache_takes_half_the_memory_for_the_same_numbers(tiny_policy, monkeypatch):
+    model, tokenizer = tiny_policy()
+    found = []
+    for kind in (DynamicCache, rollout.Cache):
+        monkeypatch.setattr(rollout, "Cache", kind)
+        sizes = set()
+        hook = model.register_forward_hook(lambda _, args, given, out: sizes.update(
+            tensor.dtype.itemsize for layer in out.past_key_values.layers for tensor in (layer.keys, layer.values)),
+            with_kwargs=True)
+        torch.manual_seed(0)
+        with precision(model.device, bf16=True):
+            found.append((generate(model, tokenizer, PROMPTS * 4, [40, 9, 22] * 4), sizes))
+        hook.remove()
+    (theirs, wide), (ours, narrow) = found
+    assert wide == {4} and narrow == {2}
+    assert sampled(ours) == sampled(theirs) and torch.equal(ours.logprobs, theirs.logprobs)
 
 
 def test_a_model_with_a_recurrent_state_waits_for_its_longest_row(tiny_policy):
