@@ -50,7 +50,7 @@ class Config:
     inner_epochs: int = flag(1, "passes over the rollouts of a step")
     minibatches: int = flag(2, "optimiser steps per pass")
     micro_batch_tokens: int = flag(4096, "tokens per forward and backward pass; does not change the gradient")
-    max_tokens: int = flag(131_072, "tokens of rollouts that are generated at once")
+    max_tokens: int = flag(65_536, "tokens of rollouts that are generated at once")
     bf16: Optional[bool] = flag(None, "compute in bfloat16, with float32 weights; by default on cuda")
     offload_optimizer: bool = flag(False, "keep AdamW's moments in the CPU's memory: slower, and fits a smaller card")
     gradient_checkpointing: Optional[bool] = flag(None, "recompute activations to save memory; by default on cuda")

@@ -14,6 +14,7 @@ import os
 import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")     # growing caches must not fragment a card
 
 import dataclasses
 import re
@@ -60,7 +61,8 @@ class EvalConfig:
     allow_code_execution: bool = flag(False, "allow benchmarks that execute code which the model writes")
     device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
     bf16: Optional[bool] = flag(None, "weights in bfloat16; by default on cuda")
-    max_tokens: int = flag(65_536, "tokens that are generated at once; less needs less memory")
+    max_tokens: Optional[int] = flag(None, "tokens that are generated at once, 262144 by default on cuda, else 32768; "
+                                     "less needs less memory")
     trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
 
     def check(self):
@@ -84,7 +86,7 @@ class EvalConfig:
 # --- Sampling and grading ---------------------------------------------------------------------------------
 
 def evaluate(model, tokenizer, problems, samples=8, metas=8, budget=96, meta_budget=32, temperature=1.0, top_p=1.0,
-             thinking=False, max_tokens=65_536, description="evaluation", benchmark=PLAIN, hints=False, seed=None,
+             thinking=False, max_tokens=32_768, description="evaluation", benchmark=PLAIN, hints=False, seed=None,
              done=(), keep=None):
     """Sample `samples` solutions and `metas` meta predictions for each Problem; returns a record for each.
 
@@ -96,8 +98,8 @@ def evaluate(model, tokenizer, problems, samples=8, metas=8, budget=96, meta_bud
     of text, length (tokens), finished, correct; predictions: dicts of text, length, notions, pass_rate,
     solution_length, rewards.
     """
-    records, rows = list(done), samples * (1 + hints) + metas
-    per_batch = max(1, max_tokens // (rows * (budget + 128)))
+    records = list(done)
+    per_batch = max(1, max_tokens // (max(samples, metas) * (budget + 128)))
 
     def sample(chats, budget):
         """A completion of each chat, as a dict."""
@@ -188,7 +190,10 @@ def run(config):
         if not fitting:
             raise ValueError(f"no problem of {name} is left: lower --max-new-tokens, or leave the set out")
         sets[name] = benchmark, fitting
-    model = (model.bfloat16() if identity["bf16"] else model).to(device).eval()
+    for parameter in model.parameters() if identity["bf16"] else ():        # not the buffers: angles of positions
+        parameter.data = parameter.data.bfloat16()                          # would be off by radians
+    model.to(device).eval()
+    max_tokens = config.max_tokens or (262_144 if device.type == "cuda" else 32_768)
     for name, (benchmark, problems) in sets.items():
         clock = time.perf_counter()
 
@@ -198,7 +203,7 @@ def run(config):
             clock = time.perf_counter()
 
         evaluate(model, tokenizer, problems, config.samples, config.metas, config.max_new_tokens,
-                 config.max_meta_tokens, config.temperature, config.top_p, config.thinking, config.max_tokens, name,
+                 config.max_meta_tokens, config.temperature, config.top_p, config.thinking, max_tokens, name,
                  benchmark, config.hints, config.seed, results.records(name), keep)
     results.finish()
     return results

@@ -15,6 +15,7 @@ import os
 import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")     # growing caches must not fragment a card
 if not sys.stdout.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "15")     # a log file needs no line per step
 
@@ -80,6 +81,7 @@ def take_steps(config, run, device, first):
     if checkpoint:
         run.restore(checkpoint, optimizer=optimizer, gate_audit=gate_audit, cutoff_audit=cutoff_audit)
         state, experts = checkpoint["state"] | {"broken": 0}, checkpoint["experts"]
+    fresh, checkpoint = checkpoint is None, None                # its moments would fill the memory for the whole run
     stream = ProblemStream(problems, config.seed, state["position"])
     run.rewind(state["step"])
 
@@ -96,7 +98,7 @@ def take_steps(config, run, device, first):
             "optimizer": optimizer.state_dict(), "state": state, "experts": experts,
             "gate_audit": gate_audit.state_dict(), "cutoff_audit": cutoff_audit.state_dict()})
 
-    if held_out and not checkpoint:
+    if held_out and fresh:
         before = examine("before training")
         run.write_json("before.json", before)
         print_table({"before": before})

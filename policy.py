@@ -11,6 +11,9 @@ import toy
 from data import one_line
 from rollout import PHRASES, encode, meta_messages, solution_messages
 
+# The default on Hopper cards since torch 2.11, and with a mask its gradients can be nan (pytorch issue 196678).
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 def check_name(name):
     """Raises ValueError with one line if `name` can be no model; what is seen without loading it."""

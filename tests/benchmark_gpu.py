@@ -8,11 +8,13 @@ Speed needs no weights and no data: the prompts are random ids, and no completio
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")         # as masa.py does
 
 import torch
 import transformers
@@ -25,7 +27,7 @@ import rollout
 from config import GPU, Config
 from grpo import group_advantages
 from policy import pick_device, precision
-from rollout import concat
+from rollout import as_rollouts, concat
 from update import update
 
 SHAPES = {"qwen3-1.7b": dict(vocab_size=151_936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28,
@@ -34,7 +36,7 @@ SHAPES = {"qwen3-1.7b": dict(vocab_size=151_936, hidden_size=2048, intermediate_
                         num_attention_heads=8, num_key_value_heads=4, head_dim=64),
           "tiny": dict(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                        num_attention_heads=4, num_key_value_heads=2, head_dim=16)}
-PROMPT = 128                # tokens
+PROMPT = 128                # tokens of the longest prompts
 BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12}       # bytes per second, of the data sheets
 MATMULS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}          # bfloat16 operations per second
 
@@ -54,7 +56,9 @@ def make(shape, device, dtype):
 
 
 def prompts_of(count, model):
-    return torch.randint(1, model.config.vocab_size, (count, PROMPT)).tolist()
+    """Token ids of `count` prompts of 64 to 128 tokens: real batches are padded too."""
+    return [torch.randint(1, model.config.vocab_size, (length,)).tolist()
+            for length in torch.randint(PROMPT // 2, PROMPT + 1, (count,)).tolist()]
 
 
 def clock(function, device):
@@ -82,12 +86,12 @@ def engines(arguments, device):
             rollout.generate(model, tokenizer, prompts, tokens)
 
     def static(prompts):
-        ids = torch.tensor(prompts, device=device)
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids),
+        padded = as_rollouts(prompts, prompts, device)
+        model.generate(input_ids=padded.prompt_ids, attention_mask=padded.prompt_mask.long(),
                        generation_config=GenerationConfig(**sampling, cache_implementation="static"))
 
     def continuous(prompts):
-        pages = len(prompts) * (1 + -(-(PROMPT + tokens) // 256))       # of 256 tokens; by itself it takes all memory
+        pages = None if device.type == "cuda" else len(prompts) * (1 + (PROMPT + tokens) // 256)    # None: all memory
         outputs = model.generate_batch(prompts, GenerationConfig(**sampling),
                                        ContinuousBatchingConfig(num_blocks=pages, return_logprobs=True))
         assert len(outputs) == len(prompts) and not any(output.error for output in outputs.values())
@@ -101,6 +105,7 @@ def engines(arguments, device):
             model.bfloat16()                    # plain generate gets there by autocast
         for count in arguments.sequences:
             prompts = prompts_of(count, model)
+            torch.cuda.empty_cache()
             try:
                 rate = count * tokens / clock(lambda: engine(prompts), device)
             except Exception as error:          # an engine that this machine does not have is no reason to stop
@@ -141,7 +146,8 @@ def steps(arguments, device):
         train = clock(lambda: update(model, None, optimizer, rollouts, advantages, config), device)
         generate = clock(sample, device)
         rate = sum(rollouts.lengths) / train
-        peak = f", peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if device.type == "cuda" else ""
+        peak = (f", peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB, of the allocator "
+                f"{torch.cuda.max_memory_reserved() / 1e9:.1f} GB" if device.type == "cuda" else "")
         share = f" ({6 * parameters * rate / matmuls:.2f} of the matrix-multiply rate)" if matmuls else ""
         print(f"{name:15} {generate + train:7.1f} s per step: rollouts {generate:.1f} s, update {train:.1f} s, "
               f"{rate:,.0f} tokens/s in training{share}{peak}", flush=True)

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3Config
+from transformers import AutoModelForCausalLM, Qwen3Config
 
 import eval as evaluation
 from benchmarks import Benchmark
@@ -31,7 +31,7 @@ def folder(tiny_policy, tmp_path):
 
 def command(folder, *more, output="out.json"):
     main(["--model", str(folder / "policy"), "--data", str(folder / "problems.jsonl"), "--samples", "3",
-          "--metas", "2", "--max-new-tokens", "6", "--max-meta-tokens", "4", "--max-tokens", "1400",
+          "--metas", "2", "--max-new-tokens", "6", "--max-meta-tokens", "4", "--max-tokens", "402",
           "--device", "cpu", "--output", str(folder / output), *map(str, more)])
     return json.loads((folder / output).read_text())
 
@@ -53,7 +53,7 @@ def test_evaluate(tiny_policy):
 
 def test_seed_makes_batches_independent(tiny_policy):
     model, tokenizer = tiny_policy()
-    arguments = dict(samples=3, metas=2, budget=6, meta_budget=4, max_tokens=2 * 5 * (6 + 128), seed=7)
+    arguments = dict(samples=3, metas=2, budget=6, meta_budget=4, max_tokens=2 * 3 * (6 + 128), seed=7)
     whole, kept = evaluate(model, tokenizer, PROBLEMS, **arguments), []
     torch.manual_seed(123)
     evaluate(model, tokenizer, PROBLEMS[:4], **arguments, keep=kept.append)
@@ -139,6 +139,17 @@ def test_an_interrupted_evaluation_equals_an_uninterrupted_one(folder, monkeypat
     assert re.search(r"pass@1 +0\.00 \[0\.00, 0\.00\]", shown) and "pass@3" in shown and "5 problems" in shown
     for picture in ("pass-at-k", "awareness"):
         assert (folder / f"out-problems-{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_in_bf16_a_model_is_what_transformers_loads_in_bf16(folder, monkeypatch):
+    """Angles of positions stay float32, or distant tokens would be elsewhere."""
+    models = []
+    monkeypatch.setattr(evaluation, "evaluate", lambda model, *more: models.append(model) or evaluate(model, *more))
+    command(folder, "--bf16", True)
+    reference = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.bfloat16)
+    ids = torch.arange(250)[None] % 60
+    assert torch.equal(models[0](ids).logits, reference(ids).logits)
+    assert not torch.equal(models[0](ids).logits, reference.bfloat16()(ids).logits)       # rounds the angles
 
 
 def test_other_weights_are_another_evaluation(folder):
