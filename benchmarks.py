@@ -19,7 +19,7 @@ from pathlib import Path
 import sandbox
 from data import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
 from grader import equal, grade, last_boxed
-from rollout import SOLUTION
+from prompts import SOLUTION
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTER = "Answer with the letter of the right option."

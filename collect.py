@@ -18,7 +18,8 @@ from gating import length_budget, should_skip
 from grader import grade
 from parallel import generate
 from rewards import ATTEMPTS, parse_meta
-from rollout import Rollouts, concat, encode, hint_messages, hintable, meta_messages, solution_messages
+from prompts import encode, hint_messages, hintable, meta_messages, solution_messages
+from rollout import Rollouts, concat
 
 
 @dataclass

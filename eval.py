@@ -35,7 +35,7 @@ from parallel import generate
 from policy import load_policy, pick_device
 from results import Results, fingerprint, read_results
 from rewards import meta_rewards, parse_meta
-from rollout import SOLUTION, encode, hint_messages, hintable, keep_fitting, meta_messages
+from prompts import SOLUTION, encode, hint_messages, hintable, keep_fitting, meta_messages
 
 LARGE = 1e9                     # parameters, from which on a CPU is no use
 FREE = {"device", "max_tokens", "output", "compare", "allow_code_execution", "trust_remote_code"}   # may change

@@ -15,6 +15,8 @@ usual cure, an alarm, fails outside the main thread and lets verdicts depend on 
    like others; but if only one of two answers has units, they are 1.
 4. Sets of real numbers, in whatever notation, become sympy's sets, which are canonical.
 5. Work is bounded by counting it (characters, tokens, operations, sets), never by a clock.
+
+These are two concepts, reading (1, 2) and judging (3, 4). They share a file so that it can be copied alone.
 """
 
 import math

@@ -39,7 +39,8 @@ from grpo import group_advantages
 from policy import check_name, load_policy, pick_device, precision
 from report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
 from rewards import meta_rewards
-from rollout import as_rollouts, concat, keep_fitting
+from prompts import keep_fitting
+from rollout import as_rollouts, concat
 from run_folder import RunFolder, StopRequest
 from update import OffloadedAdamW, imitate, update
 

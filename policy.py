@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import toy
+import toy_model
 from data import one_line
-from rollout import PHRASES, encode, meta_messages, solution_messages
+from prompts import PHRASES, encode, meta_messages, solution_messages
+from toy import BUDGET
 
 # The default on Hopper cards since torch 2.11, and with a mask its gradients can be nan (pytorch issue 196678).
 torch.backends.cuda.enable_cudnn_sdp(False)
@@ -34,8 +35,8 @@ def load_policy(name, device="cpu", trust_remote_code=False):
     """
     if name == "toy":
         def render(tokenizer, text, meta):
-            return encode(tokenizer, meta_messages(text, toy.BUDGET) if meta else solution_messages(text))
-        model, tokenizer = toy.load(PHRASES, render)
+            return encode(tokenizer, meta_messages(text, BUDGET) if meta else solution_messages(text))
+        model, tokenizer = toy_model.load(PHRASES, render)
         return model.to(device), tokenizer
     check_name(name)
     try:

@@ -69,9 +69,9 @@ def leaving(repeats):
     import rollout
     from data import load_problems
     from policy import load_policy
+    from prompts import encode, solution_messages
     model, tokenizer = load_policy("toy")
-    prompts = [rollout.encode(tokenizer, rollout.solution_messages(p.text)) for p in load_problems("toy")[:16]
-               for _ in range(8)]
+    prompts = [encode(tokenizer, solution_messages(p.text)) for p in load_problems("toy")[:16] for _ in range(8)]
     rollout.generate(model, tokenizer, prompts, 96)             # not counted
     ratios, strides = [], [rollout.STRIDE, 96]
     for seed in range(repeats):
@@ -90,7 +90,8 @@ def batches(repeats):
     """Solution and meta prompts of a step in one batch of `generate`, or in two: median ratio of the seconds."""
     from data import load_problems
     from policy import load_policy
-    from rollout import encode, generate, meta_messages, solution_messages
+    from prompts import encode, meta_messages, solution_messages
+    from rollout import generate
     model, tokenizer = load_policy("toy")
     problems = load_problems("toy")[:16]
     solve = [encode(tokenizer, solution_messages(p.text)) for p in problems for _ in range(8)]
@@ -115,7 +116,7 @@ def one_steps(version, steps):
     from data import ProblemStream, load_problems
     from grader import grade
     from policy import load_policy
-    from rollout import solution_messages
+    from prompts import solution_messages
     transformers.logging.set_verbosity_error()
     model, tokenizer = load_policy("toy")
     problems = load_problems("toy")[:16 * (steps + 2)]

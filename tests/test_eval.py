@@ -13,7 +13,7 @@ from benchmarks import Benchmark
 from data import Problem
 from eval import ask, evaluate, hintable, main, summarise
 from results import Results, read_results
-from rollout import SOLUTION, hint_messages, solution_messages
+from prompts import SOLUTION, hint_messages, solution_messages
 
 PROBLEMS = [Problem(f"p{i}", f"w{i} w{i + 1}", str(i), "") for i in range(5)]
 META = ' {"math_notion": ["w3 w4", "<end>"], "pass_rate": 6, "solution_length": 5}'

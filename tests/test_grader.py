@@ -161,6 +161,10 @@ a<b<c == c>b>a || a\le b\le c == c\ge b\ge a || a<b<c != a>b>c || \mathbb{R} - \
 # refused, but the same text
 9^{9^{9^9}} == 9^{9^{9^9}} || \int_0^1 x\,dx == \int_0^1 x dx || 1,2,3,\dots == 1, 2, 3, \ldots
 9^{9^{9^9}} != 9^{9^{9^{10}}} || \sum_{k=1}^n k != \frac{n(n+1)}{2} || NaN != 0 || \infty != -\infty
+# other spellings
+\begin{pmatrix}1\\[2pt]2\end{pmatrix} == \begin{pmatrix}1\cr 2\end{pmatrix} || \overline{AB} == AB || \overline{AB} != BC
+\emptyset == \{\} || \varnothing == \emptyset || \emptyset != 0 || f^{\prime}(x) == f'(x) || f^\prime == f' || f^{\prime} != f
+5 apples == 5 || 12 marbles == 12\text{ marbles} || 5 apples != 6 apples
 """
 
 CATEGORIES = dict(part.split("\n", 1) for part in PAIRS.strip().removeprefix("# ").split("\n# "))
@@ -289,3 +293,7 @@ def test_polynomials_are_equal_in_any_order_and_to_no_other(terms, random):
     (c, m, n), *rest = random.sample(terms, len(terms))
     assert equal(written(terms), written([(c, m, n), *rest]))
     assert not equal(written(terms), written([(c + 1, m, n), *rest]))
+
+
+def test_copyable_alone(run_alone):
+    assert run_alone("grader", r"import grader; print(grader.grade(r'so \boxed{\frac12}', '0.5'))") == "True"

@@ -16,7 +16,7 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llam
 
 import collect
 import masa
-import toy
+import toy_model
 from collect import Collected
 from config import Config, parse_config
 from data import Problem
@@ -297,8 +297,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tmp_path
 # --- The toy world ----------------------------------------------------------------------------------------
 
 def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
-    whole = toy.warm_up
-    monkeypatch.setattr(toy, "warm_up", lambda *args: whole(*args, enough=0, noisy_updates=40))
+    whole = toy_model.warm_up
+    monkeypatch.setattr(toy_model, "warm_up", lambda *args: whole(*args, enough=0, noisy_updates=40))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for algo in ("masa", "grpo"):
         run("--output", tmp_path / algo, "--algo", algo, "--steps", 3, "--eval-every", 2, "--eval-problems", 8)
@@ -345,7 +345,7 @@ def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
 def test_a_mistake_is_one_line_and_costs_nothing(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "trackio", None)
-    monkeypatch.setattr(toy, "warm_up", lambda *args: pytest.fail("long work before the mistake was told"))
+    monkeypatch.setattr(toy_model, "warm_up", lambda *args: pytest.fail("long work before the mistake was told"))
     Path("empty.jsonl").write_text("")
     Path("a_run/checkpoint").mkdir(parents=True)
     Path("no_answers.jsonl").write_text('{"problem": "a"}\n{"problem": "b"}\n{"problem": "c"}\n')

@@ -10,7 +10,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 
 import policy
-import toy
+import toy_model
 
 ROOT = Path(__file__).parent.parent
 PATH = ROOT / "tutorial.ipynb"
@@ -39,9 +39,9 @@ def shorten(notebook):
 @pytest.fixture
 def short_warm_up(tmp_path, monkeypatch):
     """A model that has learned little lies where the notebook's process looks for one that is warmed up."""
-    warm_up = toy.warm_up
+    warm_up = toy_model.warm_up
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(toy, "warm_up", lambda *given: warm_up(
+    monkeypatch.setattr(toy_model, "warm_up", lambda *given: warm_up(
         *given, noisy_updates=25, max_updates=50, batch_size=32))
     policy.load_policy("toy")
     assert any((tmp_path / "cache" / "masa-toy").iterdir())

@@ -1,0 +1,83 @@
+"""The half-taught model: demonstrations, a tokenizer that loses nothing, a warm-up that teaches the formats."""
+
+import random
+
+import pytest
+import torch
+
+import toy
+import toy_model
+from grader import grade
+from prompts import PHRASES, encode, meta_messages, solution_messages
+from rewards import parse_meta
+from rollout import generate
+
+
+def render(tokenizer, text, meta):
+    return encode(tokenizer, meta_messages(text, toy.BUDGET) if meta else solution_messages(text))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return toy_model.build_tokenizer(PHRASES)
+
+
+def test_demonstrations_fit_and_mean_what_they_say(tokenizer):
+    rng, ids = random.Random(0), tokenizer.get_vocab()
+    lengths, metas = {True: [], False: []}, []
+    for p in toy.make_problems(600, seed=5):
+        clean = toy_model.demonstrate_solution(p, rng, noisy=False)
+        text = "".join(piece for piece, _ in clean)
+        own = toy.METHODS[p.kind] in text
+        if p.kind != "scrap" and own:
+            assert grade(text, p.answer) and len(clean) <= 77       # as BUDGET's comment says
+        noisy = toy_model.demonstrate_solution(p, rng, noisy=True)
+        assert len(noisy) <= toy.BUDGET
+        lengths[grade("".join(piece for piece, _ in noisy), p.answer)].append(len(noisy))
+        meta = toy_model.demonstrate_meta(p, rng)
+        metas.append(parse_meta("".join(piece for piece, _ in meta[:-1])))
+        assert None not in (metas[-1].notions, metas[-1].pass_rate, metas[-1].solution_length) and len(meta) <= 32
+        assert all(piece in ids for piece, _ in clean + noisy + meta)
+        assert all(method not in p.text for method in toy.METHODS.values())
+    assert max(lengths[True]) <= 80 and sum(n > 80 for n in lengths[False]) > 60       # the over-long ones are wrong
+    assert {m.pass_rate for m in metas} == set(range(9))
+
+
+def test_tokenizer_loses_nothing(tokenizer):
+    rng = random.Random(0)
+    for p in toy.make_problems(200, seed=7):
+        for messages in (solution_messages(p.text), meta_messages(p.text, toy.BUDGET)):
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            ids = encode(tokenizer, messages)
+            assert tokenizer.decode(ids) == text and tokenizer.unk_token_id not in ids and len(ids) < 64
+        pieces = [piece for piece, _ in toy_model.demonstrate_solution(p, rng, True)]
+        ids = tokenizer("".join(pieces))["input_ids"]
+        assert [tokenizer.decode([i]) for i in ids] == pieces           # a piece is a token
+    assert tokenizer.unk_token_id in tokenizer("quite another word")["input_ids"]
+
+
+def test_a_short_warm_up_teaches_the_formats(tokenizer):
+    torch.manual_seed(0)
+    model = toy_model.build_model(tokenizer)
+    skill = toy_model.warm_up(model, tokenizer, render, enough=0.3, noisy_updates=60, max_updates=75)
+    assert 0 < skill <= 1
+    problems = toy.make_problems(32, seed=8)
+    solutions = generate(model, tokenizer, [render(tokenizer, p.text, False) for p in problems], toy.BUDGET)
+    metas = generate(model, tokenizer, [render(tokenizer, p.text, True) for p in problems], 32)
+    assert sum("so \\boxed{" in text for text in solutions.texts) > 16
+    assert sum(parse_meta(text).pass_rate is not None for text in metas.texts) > 16
+    assert any(p.kind == "scrap" and not done for p, done in zip(problems, solutions.finished))
+
+
+def test_the_warmed_up_model_is_kept(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(toy_model, "warm_up", lambda *args: calls.append(args))
+    model, _ = toy_model.load(PHRASES, render, tmp_path)
+    again, tokenizer = toy_model.load(PHRASES, render, tmp_path)
+    assert len(calls) == 1 and tokenizer.chat_template and tokenizer.padding_side == "left"
+    for ours, theirs in zip(model.parameters(), again.parameters()):
+        assert torch.equal(ours, theirs) and theirs.dtype == torch.float32
+    toy_model.load(PHRASES, render, tmp_path, seed=1)
+    (tmp_path / "file").write_text("")
+    toy_model.load(PHRASES, render, tmp_path / "file")            # a cache that cannot be written is done without
+    assert len(calls) == 3 and len(list(tmp_path.iterdir())) == 3
