@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from gating import length_budget, should_skip
-from grader import grade
+from tasks.grader import grade
 from parallel import generate
 from rewards import ATTEMPTS, parse_meta
 from prompts import encode, hint_messages, hintable, meta_messages, solution_messages

@@ -28,12 +28,12 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser
 
-from benchmarks import BENCHMARKS, PLAIN, load_benchmark
-from config import flag
-from metrics import awareness, correlation, summarise       # noqa: F401, others import them from here
+from tasks.benchmarks import BENCHMARKS, PLAIN, load_benchmark
+from lab.flags import flag
+from lab.metrics import awareness, correlation, summarise       # noqa: F401, others import them from here
 from parallel import generate
-from policy import load_policy, pick_device
-from results import Results, fingerprint, read_results
+from lab.policy import load_policy, pick_device
+from lab.results import Results, fingerprint, read_results
 from rewards import meta_rewards, parse_meta
 from prompts import SOLUTION, encode, hint_messages, hintable, keep_fitting, meta_messages
 
@@ -259,7 +259,7 @@ def parse_config(arguments=None):
 
 
 def main(arguments=None):
-    from report import show_comparison, show_results        # drawing is no business of those who import evaluate
+    from lab.report import show_comparison, show_results        # drawing is no business of those who import evaluate
     try:
         config = parse_config(arguments)
         if config.compare:

@@ -31,17 +31,17 @@ from tqdm import tqdm
 import parallel
 from cloning import correct_expert, expert_ids
 from collect import Collector
-from config import parse_config
-from data import ProblemStream, load_problems
+from lab.flags import parse_config
+from tasks.problems import ProblemStream, load_problems
 from eval import evaluate, summarise
 from gating import Audit
 from grpo import group_advantages
-from policy import check_name, load_policy, pick_device, precision
-from report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
+from lab.policy import check_name, load_policy, pick_device, precision
+from lab.report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
 from rewards import meta_rewards
 from prompts import keep_fitting
 from rollout import as_rollouts, concat
-from run_folder import RunFolder, StopRequest
+from lab.run import RunFolder, StopRequest
 from update import OffloadedAdamW, imitate, update
 
 

@@ -6,7 +6,7 @@ import torch
 
 import parallel
 from grpo import grpo_loss, loss_total, token_logprobs
-from policy import precision
+from lab.policy import precision
 
 
 def update(policy, reference, optimizer, rollouts, advantages, config, weight=1.0):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data import load_problems
-from grader import grade
+from tasks.problems import load_problems
+from tasks.grader import grade
 from rewards import meta_rewards, parse_meta
 from prompts import meta_messages, solution_messages
 
@@ -64,7 +64,7 @@ def main():
     from transformers import HfArgumentParser
     from trl import GRPOConfig, GRPOTrainer
 
-    from policy import load_policy
+    from lab.policy import load_policy
 
     @dataclass
     class Script:

@@ -121,9 +121,10 @@ def transformers_said():
 
 @pytest.fixture
 def run_alone(tmp_path):
-    """run_alone(module, code): what `code` prints where a copy of that single file is all there is of ours."""
-    def run(module, code):
-        (tmp_path / f"{module}.py").write_text((ROOT / f"{module}.py").read_text())
+    """run_alone("a.py b.py", code): what `code` prints where copies of these files are all there is of ours."""
+    def run(files, code):
+        for file in files.split():
+            (tmp_path / Path(file).name).write_text((ROOT / file).read_text())
         command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-import benchmarks
-import data
-from benchmarks import BENCHMARKS, grade_letter, last_block, load_benchmark
+from tasks import benchmarks
+from tasks import problems as data
+from tasks.benchmarks import BENCHMARKS, grade_letter, last_block, load_benchmark
 from conftest import ROOT
-from data import Problem
+from tasks.problems import Problem
 
 LOGIC = {"id": "x_1", "context": "Every cat is a mammal. Tom is a cat.", "question": "Is Tom a mammal?",
          "options": ["A) True", "B) False", "C) Unknown"], "answer": "A"}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, strategies
 
 from cloning import correct_expert, expert_ids
-from config import Config
+from lab.flags import Config
 from rewards import MetaPrediction, meta_rewards, parse_meta
 from rollout import as_rollouts
 from update import imitate

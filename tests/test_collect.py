@@ -8,8 +8,8 @@ import torch
 
 import collect
 from collect import Collector, common_notions
-from config import Config
-from data import Problem
+from lab.flags import Config
+from tasks.problems import Problem
 from gating import Audit
 from rewards import MetaPrediction
 from rollout import as_rollouts

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 import eval as evaluation
-from benchmarks import Benchmark
-from data import Problem
+from tasks.benchmarks import Benchmark
+from tasks.problems import Problem
 from eval import ask, evaluate, hintable, main, summarise
-from results import Results, read_results
+from lab.results import Results, read_results
 from prompts import SOLUTION, hint_messages, solution_messages
 
 PROBLEMS = [Problem(f"p{i}", f"w{i} w{i + 1}", str(i), "") for i in range(5)]

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-from data import Problem
+from tasks.problems import Problem
 from masa_trl import meta_reward, paired_rows, solution_reward
 
 

@@ -102,4 +102,4 @@ def test_precision_recall_undefined():
 
 
 def test_gating_can_be_copied_alone(run_alone):
-    assert run_alone("gating", "import gating; print(gating.should_skip([1, 1]), gating.length_budget([4], 9))") == "True 8"
+    assert run_alone("gating.py", "import gating; print(gating.should_skip([1, 1]), gating.length_budget([4], 9))") == "True 8"

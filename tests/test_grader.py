@@ -8,7 +8,7 @@ import mpmath
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from grader import equal, grade, last_boxed
+from tasks.grader import equal, grade, last_boxed
 
 # Pairs with a double bar between them. Every pair is tried in both directions.
 PAIRS = r"""
@@ -296,4 +296,4 @@ def test_polynomials_are_equal_in_any_order_and_to_no_other(terms, random):
 
 
 def test_copyable_alone(run_alone):
-    assert run_alone("grader", r"import grader; print(grader.grade(r'so \boxed{\frac12}', '0.5'))") == "True"
+    assert run_alone("tasks/grader.py", r"import grader; print(grader.grade(r'so \boxed{\frac12}', '0.5'))") == "True"

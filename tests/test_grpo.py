@@ -194,7 +194,7 @@ def test_the_first_update_has_loss_near_zero_and_the_gradient_of_reinforce(tiny_
 
 
 def test_copyable_alone(run_alone):
-    assert run_alone("grpo", "import grpo; print(grpo.loss_total([3, 4], 'token', 9))") == "7"
+    assert run_alone("grpo.py", "import grpo; print(grpo.loss_total([3, 4], 'token', 9))") == "7"
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 1000])

@@ -16,10 +16,10 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llam
 
 import collect
 import masa
-import toy_model
+from tasks import toy_model
 from collect import Collected
-from config import Config, parse_config
-from data import Problem
+from lab.flags import Config, parse_config
+from tasks.problems import Problem
 from grpo import group_advantages
 from rewards import parse_meta
 from rollout import concat, generate

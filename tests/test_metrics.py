@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics import (awareness, bootstrap, calibration, correlation, difference, in_range, intervals, pass_at_k,
+from lab.metrics import (awareness, bootstrap, calibration, correlation, difference, in_range, intervals, pass_at_k,
                      ranks, spearman, summarise)
 
 

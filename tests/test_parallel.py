@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 TRAIN = r"""
 import sys; sys.path[:0] = [{root!r}, {tests!r}]
 import torch, parallel
-from config import Config
+from lab.flags import Config
 from conftest import make_policy
 from grpo import group_advantages
 from rollout import generate

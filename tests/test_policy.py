@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from policy import load_policy, pick_device, precision
+from lab.policy import load_policy, pick_device, precision
 
 
 @pytest.mark.parametrize("name, said", [("nowhere/is/it", "neither toy, nor a folder"), ("./nowhere", "neither toy")])

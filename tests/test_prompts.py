@@ -3,7 +3,7 @@
 from transformers import AddedToken
 
 from conftest import BOS, END, START, greedy_alone, sampled
-from data import Problem
+from tasks.problems import Problem
 from prompts import (control_tokens, encode, hint_messages, hintable, keep_fitting, meta_messages,
                      solution_messages)
 from rollout import generate
@@ -43,4 +43,4 @@ def test_messages():
 
 
 def test_copyable_alone(run_alone):
-    assert run_alone("prompts", "import prompts; print(len(prompts.meta_messages('p', 5)))") == "2"
+    assert run_alone("prompts.py", "import prompts; print(len(prompts.meta_messages('p', 5)))") == "2"

@@ -5,7 +5,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from config import Config
+from lab.flags import Config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-import report
-from data import Problem
-from metrics import summarise
-from report import (cell, one_of_each, plot_awareness, plot_curves, plot_pass_at_k, print_table, show_comparison,
+from lab import report
+from tasks.problems import Problem
+from lab.metrics import summarise
+from lab.report import (cell, one_of_each, plot_awareness, plot_curves, plot_pass_at_k, print_table, show_comparison,
                     smooth)
 from test_metrics import RECORDS, record
 

@@ -187,7 +187,7 @@ def test_notions_against_sets_of_words(notions, problem, solutions):
 
 
 def test_copyable_alone(run_alone):
-    assert run_alone("rewards", "import rewards; print(rewards.difficulty_reward(4, [1, 0]))") == "1.0"
+    assert run_alone("rewards.py", "import rewards; print(rewards.difficulty_reward(4, [1, 0]))") == "1.0"
 
 
 def test_a_length_over_the_budget_is_no_prediction():

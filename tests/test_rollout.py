@@ -7,7 +7,7 @@ from transformers import DynamicCache, GenerationConfig, Lfm2Config, Lfm2ForCaus
 import grpo
 import rollout
 from conftest import END, PAD, checkpointed, chi_square_fits, greedy_alone, play, rows_of, sampled
-from policy import precision
+from lab.policy import precision
 from rollout import as_rollouts, concat, eos_ids, generate
 
 PROMPTS = [[10, 11, 12], [13, 14, 15, 16, 17, 18, 19], [20]]
@@ -226,4 +226,4 @@ def test_as_rollouts_and_micro_batches(rows, most):
 
 
 def test_copyable_alone(run_alone):
-    assert run_alone("rollout", "import rollout; print(rollout.as_rollouts([[1]], [[2, 3]], 'cpu').lengths)") == "[2]"
+    assert run_alone("rollout.py", "import rollout; print(rollout.as_rollouts([[1]], [[2, 3]], 'cpu').lengths)") == "[2]"

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-import toy
+from tasks import toy
 
 
 def solve(text):

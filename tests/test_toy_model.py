@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-import toy
-import toy_model
-from grader import grade
+from tasks import toy
+from tasks import toy_model
+from tasks.grader import grade
 from prompts import PHRASES, encode, meta_messages, solution_messages
 from rewards import parse_meta
 from rollout import generate

@@ -9,8 +9,8 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 
-import policy
-import toy_model
+from lab import policy
+from tasks import toy_model
 
 ROOT = Path(__file__).parent.parent
 PATH = ROOT / "tutorial.ipynb"

@@ -24,9 +24,9 @@ from transformers import (ContinuousBatchingConfig, GenerationConfig, PreTrained
 from transformers.utils import is_flash_attn_2_available
 
 import rollout
-from config import GPU, Config
+from lab.flags import GPU, Config
 from grpo import group_advantages
-from policy import pick_device, precision
+from lab.policy import pick_device, precision
 from rollout import as_rollouts, concat
 from update import update
 

@@ -16,8 +16,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import toy
-from grader import equal, last_boxed
+from tasks import toy
+from tasks.grader import equal, last_boxed
 
 MAX_CHARACTERS = 100_000        # of a problem; the tokens of its prompt are limited by the trainer
 

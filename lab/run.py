@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from results import read_json
+from lab.results import read_json
 
 try:
     import fcntl

@@ -67,8 +67,8 @@ def memory(tokens):
 def leaving(repeats):
     """Solutions of a step where rows that have ended leave the batch, against a batch that waits for its longest row."""
     import rollout
-    from data import load_problems
-    from policy import load_policy
+    from tasks.problems import load_problems
+    from lab.policy import load_policy
     from prompts import encode, solution_messages
     model, tokenizer = load_policy("toy")
     prompts = [encode(tokenizer, solution_messages(p.text)) for p in load_problems("toy")[:16] for _ in range(8)]
@@ -88,8 +88,8 @@ def leaving(repeats):
 
 def batches(repeats):
     """Solution and meta prompts of a step in one batch of `generate`, or in two: median ratio of the seconds."""
-    from data import load_problems
-    from policy import load_policy
+    from tasks.problems import load_problems
+    from lab.policy import load_policy
     from prompts import encode, meta_messages, solution_messages
     from rollout import generate
     model, tokenizer = load_policy("toy")
@@ -112,10 +112,10 @@ def batches(repeats):
 def one_steps(version, steps):
     """In a child: GRPO steps on the toy world, one optimiser step each; prints seconds of each and the peak in MB."""
     import transformers
-    from config import parse_config
-    from data import ProblemStream, load_problems
-    from grader import grade
-    from policy import load_policy
+    from lab.flags import parse_config
+    from tasks.problems import ProblemStream, load_problems
+    from tasks.grader import grade
+    from lab.policy import load_policy
     from prompts import solution_messages
     transformers.logging.set_verbosity_error()
     model, tokenizer = load_policy("toy")

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import sandbox
-from data import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
-from grader import equal, grade, last_boxed
+from tasks import sandbox
+from tasks.problems import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
+from tasks.grader import equal, grade, last_boxed
 from prompts import SOLUTION
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

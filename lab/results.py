@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from zlib import crc32
 
-from metrics import intervals, summarise
+from lab.metrics import intervals, summarise
 
 
 class Results:

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data import Problem, ProblemStream, load_problems
+from tasks.problems import Problem, ProblemStream, load_problems
 
 ROWS = [
     {"problem": "1 + 1?", "solution": r"It is $\boxed{2}$.", "answer": "3"},                    # the box is the gold

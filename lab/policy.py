@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import toy_model
-from data import one_line
+from tasks import toy_model
+from tasks.problems import one_line
 from prompts import PHRASES, encode, meta_messages, solution_messages
-from toy import BUDGET
+from tasks.toy import BUDGET
 
 # The default on Hopper cards since torch 2.11, and with a mask its gradients can be nan (pytorch issue 196678).
 torch.backends.cuda.enable_cudnn_sdp(False)

@@ -21,8 +21,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-import toy
-from toy import BUDGET, DIALS, LABELS, METHODS, make_problem, turned, work
+from tasks import toy
+from tasks.toy import BUDGET, DIALS, LABELS, METHODS, make_problem, turned, work
 
 # --- Demonstrations: lists of (piece of text, weight in the warm-up's loss) -------------------------------
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from gating import Audit
-from run_folder import TRAINER, RunFolder
+from lab.run import TRAINER, RunFolder
 
 CONFIG = {"model": "toy", "steps": 4, "seed": 0, "resume": False}
 

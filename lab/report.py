@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from metrics import TERMS, awareness, bootstrap, calibration, correlation, difference, per_problem, summarise
+from lab.metrics import TERMS, awareness, bootstrap, calibration, correlation, difference, per_problem, summarise
 
 COLOURS = {"solution": "#2a6f97", "meta": "#c8553d", "length": "#6a994e", "difficulty": "#bc6c25",
            "notion": "#7b2d8b"}
