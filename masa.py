@@ -1,298 +1,286 @@
 r"""MASA: meta-awareness via self-alignment (arXiv 2510.03259), from scratch.
 
-    python masa.py                                  the whole method on a laptop, in minutes, nothing downloaded
-    python masa.py --algo grpo                      the same without meta predictions: plain GRPO
-    python masa.py --algo masa-efficient            predict first, and solve only what promises to teach something
-    python masa.py --model Qwen/Qwen3-1.7B          any causal language model of the hub, on one GPU
+    python masa.py                             the whole method on a laptop, in minutes, nothing downloaded
+    python masa.py --algo grpo                 the same without meta predictions: plain GRPO
+    python masa.py --algo masa-efficient       predict first, and solve only what is worth it
+    python masa.py --model Qwen/Qwen3-1.7B     any causal language model of the hub, on one GPU
 
 For every problem the policy writes G solutions and, on a second path, M predictions of how its solutions will
-go: pass rate, length, concepts. A prediction is rewarded for agreeing with the policy's own solutions, and one
-GRPO update trains both paths, each compared within its own group. Left out of GRPO, as in the paper: the KL
-penalty (--beta brings it back), the value model, any reward for format. Start reading at `train`.
+go: pass rate, length, concepts. A prediction is rewarded for agreeing with the policy's own solutions, and
+one GRPO update trains both paths. Start reading at `train`: a line marked MASA is what the paper adds to
+GRPO, a line marked MASA-efficient what it adds to save compute, and a line marked "ours" is not in the paper.
+Left out of GRPO, as in the paper: the KL penalty (--beta brings it back), the value model, any reward for
+format.
 """
 
 import os
-import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")     # growing caches must not fragment a card
-if not sys.stdout.isatty():
-    os.environ.setdefault("TQDM_MININTERVAL", "15")     # a log file needs no line per step
+# growing caches must not fragment a card
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
-import dataclasses
-import functools
-import math
-import random
-import time
+from collections import Counter
+from dataclasses import dataclass, field
 
 import torch
-from tqdm import tqdm
 
-import parallel
-from cloning import correct_expert, expert_ids
-from collect import Collector
-from lab.flags import parse_config
-from tasks.problems import ProblemStream, load_problems
-from eval import evaluate, summarise
-from gating import Audit
-from grpo import group_advantages
-from lab.policy import check_name, load_policy, pick_device, precision
-from lab.report import Reporter, one_of_each, plot_awareness, plot_curves, print_rollouts, print_table
-from rewards import meta_rewards
-from prompts import keep_fitting
-from rollout import as_rollouts, concat
-from lab.run import RunFolder, StopRequest
-from update import OffloadedAdamW, imitate, update
+from eval import evaluate
+from gating import length_budget, should_skip
+from grpo import NotFinite, group_advantages, imitate, update
+from lab.flags import Config, command_line
+from lab.run import Run
+from rewards import REWARDS, correct_expert, format_meta, meta_rewards
+from rollout import Group, Sampler, concat, generate, hintable, pad_rows
+
+CLONE_SIZE, CLONE_UPDATES = 128, 5      # experts that are collected, and supervised steps on them: the paper's
+MAX_ROUNDS = 4                          # of drawing problems in a step, of refilling and of dynamic sampling
 
 
-def train(config):
-    """Train as the flags say, in a folder that nobody else may write to meanwhile. Returns the RunFolder."""
-    device = parallel.start(pick_device(config.device))
-    first = parallel.rank() == 0                                # of several processes one writes; see parallel.py
-    with RunFolder(config.output, dataclasses.asdict(config), config.resume, writes=first) as run:
-        parallel.wait()
-        take_steps(config, run, device, first)
+def train(config: Config) -> Run:
+    """Algorithm 1 of the paper, as the flags say. Returns the Run, whose folder holds what came of it."""
+    with Run(config, evaluate) as run:
+        sampler = run.sampler()
+        for step in run.steps():                                # seeded; evaluates and saves in between
+            # Roll out: G solutions of every problem. MASA 1: and M predictions of how they will go.
+            # MASA-efficient 1: predict first, and solve only what the predictions say is worth it.
+            efficient = config.algo == "masa-efficient" and step >= config.gate_start
+            roll_out = predict_first if efficient else sample_dynamically if config.dynamic_sampling else solve_all
+            with run.sampling():
+                batch = roll_out(sampler, run)
+
+            # Reward a solution for being right, and compare it with the other solutions of its problem.
+            batch.rewards = torch.tensor([float(c) for group in batch.groups for c in group.correct])
+            keep = torch.tensor([not (config.mask_cut and c) for group in batch.groups for c in group.cut])
+            advantages = group_advantages(batch.rewards, config.group_size, keep)
+            rollouts = concat([group.solutions for group in batch.groups])
+
+            if config.algo != "grpo":
+                # MASA 2 (eq. 1 to 4): reward a prediction for agreeing with the solutions of its own problem.
+                batch.terms = [terms for group in batch.groups for terms in self_alignment(group, config)]
+                batch.meta_rewards = meta_scores(batch.terms, config)
+                # MASA 3: compare it with the other predictions of its problem, never with solutions.
+                meta_advantages = group_advantages(batch.meta_rewards, config.meta_group_size)
+                advantages = torch.cat([advantages, meta_advantages])
+                rollouts = concat([rollouts, *(group.metas for group in batch.groups)])
+
+            # Update the policy on both paths together, with one GRPO loss.
+            try:
+                metrics = update(run.policy, run.optimizer, rollouts.tokens, advantages.to(run.device),
+                                 weight=config.problems_per_step / len(batch.groups), **run.update_settings())
+                # MASA-efficient 2: imitate the best predictions, with their numbers corrected.
+                if config.algo == "masa-efficient" and config.clone:
+                    metrics |= clone_experts(batch, run)
+            except NotFinite as error:
+                metrics = run.skip_update(batch, error.rows)
+            run.keep(batch, metrics)
     return run
 
 
-def take_steps(config, run, device, first):
-    """All of a run; the body of its loop is Algorithm 1 of the paper."""
-    reporter = Reporter(config.report_to if first else None, run.path, dataclasses.asdict(config))
-    checkpoint = run.load_trainer() if config.resume else None
-    source = run.checkpoint if checkpoint else config.model
-    check_name(source)                                          # first, since mistakes show before long work
-    problems, held_out = read_problems(config)
-    load = functools.partial(load_policy, device=device, trust_remote_code=config.trust_remote_code)
-    policy, tokenizer = load(source)
-    parallel.same_weights(policy)
-    reference = load(config.model)[0].eval() if config.beta else None
-    check_room(policy, config)
-    problems, held_out = (keep_fitting(part, tokenizer, config.max_prompt_tokens, config.max_new_tokens,
-                                       config.thinking) for part in (problems, held_out))
-    if len(problems) < config.problems_per_step:
-        raise ValueError(f"{config.data} leaves {len(problems)} problems to train on, fewer than --problems-per-step "
-                         f"{config.problems_per_step}; {len(held_out)} are held out")
-    if config.gradient_checkpointing or config.gradient_checkpointing is None and device.type == "cuda":
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    fused = device.type == "cuda" or None                       # what is the default there copies all weights for a moment
-    adamw = OffloadedAdamW if config.offload_optimizer else functools.partial(torch.optim.AdamW, fused=fused)
-    optimizer = adamw(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    gate_audit, cutoff_audit, experts = Audit(), Audit(), []
-    state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0, "broken": 0}
-    if checkpoint:
-        run.restore(checkpoint, optimizer=optimizer, gate_audit=gate_audit, cutoff_audit=cutoff_audit)
-        state, experts = checkpoint["state"] | {"broken": 0}, checkpoint["experts"]
-    fresh, checkpoint = checkpoint is None, None                # its moments would fill the memory for the whole run
-    stream = ProblemStream(problems, config.seed, state["position"])
-    run.rewind(state["step"])
+# --- Rolling out ------------------------------------------------------------------------------------------
 
-    def examine(description):
-        """Records of the held-out problems, drawn with the same numbers every time."""
-        torch.manual_seed(config.seed)
-        with precision(device, config.bf16):
-            return evaluate(policy, tokenizer, held_out, config.eval_samples, config.eval_samples,
-                            config.max_new_tokens, config.max_meta_tokens, config.temperature,
-                            thinking=config.thinking, max_tokens=config.max_tokens, description=description)
+@dataclass
+class Batch:
+    """What a step learns from. wasted: tokens sampled of problems that are not in it. metrics: to be logged.
 
-    def save():
-        run.save(policy, tokenizer, {
-            "optimizer": optimizer.state_dict(), "state": state, "experts": experts,
-            "gate_audit": gate_audit.state_dict(), "cutoff_audit": cutoff_audit.state_dict()})
-
-    if held_out and fresh:
-        before = examine("before training")
-        run.write_json("before.json", before)
-        print_table({"before": before})
-    stop = StopRequest()
-    bar = tqdm(total=config.steps, initial=state["step"], desc=config.algo, unit="step", file=sys.stdout,
-               dynamic_ncols=True)
-
-    while state["step"] < config.steps and state["broken"] < 2 and not any(parallel.add([stop.requested])):
-        step, started = state["step"], time.perf_counter()
-        torch.manual_seed(1_000_003 * config.seed + step)       # a resumed step draws what it would have drawn
-        collector = Collector(policy, tokenizer, config, stream.draw, random.Random(f"{config.seed} {step}"))
-
-        # 1. Roll out: G solutions of every problem, and M predictions of how they will go.
-        with precision(device, config.bf16):
-            if config.algo == "masa-efficient" and step >= config.gate_start:
-                batch = collector.predict_first(gate_audit, cutoff_audit)
-            elif config.dynamic_sampling:
-                batch = collector.sample_dynamically()
-            else:
-                batch = collector.solve_all(gate_audit)
-        generate_seconds = time.perf_counter() - started
-
-        # 2. Reward solutions for being right, and predictions for agreeing with the solutions.
-        rewards = torch.tensor(batch.correct, dtype=torch.float)
-        aligned = self_alignment(batch, config) if batch.metas else []
-
-        # 3. Compare within each path's own groups, and take one GRPO step on both together.
-        learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        advantages = group_advantages(rewards, config.group_size, ~batch.cut if config.mask_cut else None)
-        rollouts, scores = batch.solutions, meta_scores(aligned, config)
-        if batch.metas:
-            advantages = torch.cat([advantages, group_advantages(scores, config.meta_group_size)])
-            rollouts = concat([batch.solutions, batch.metas])
-        metrics = update(policy, reference, optimizer, rollouts, advantages, config,
-                         weight=config.problems_per_step / len(batch.problems))
-        suspects = [batch.problems[i].id for i in problems_of(metrics.pop("not_finite", []), batch, config)]
-        if config.algo == "masa-efficient" and config.clone:
-            experts += find_experts(tokenizer, batch, aligned, config)
-            if len(experts) >= config.clone_size:
-                metrics["clone/loss"] = imitate(policy, optimizer, as_rollouts(*zip(*experts), device),
-                                                config.clone_updates, config.clone_learning_rate, config)
-                experts = []
-        broken = not math.isfinite(metrics["grad_norm"] + metrics.get("clone/loss", 0))     # the weights are whole
-        if broken:
-            bar.write(f"step {step}: a gradient is not finite, that optimiser step is left out. It came from "
-                      f"{', '.join(suspects) or 'expert cloning'}", file=sys.stdout)
-
-        # 4. Report and keep.
-        seconds, tokens = time.perf_counter() - started, sum(rollouts.lengths) + batch.wasted
-        state = {"step": step + 1, "position": stream.position, "tokens": state["tokens"] + tokens,
-                 "audit_tokens": state["audit_tokens"] + batch.metrics.get("audit/tokens", 0),
-                 "seconds": state["seconds"] + seconds, "broken": state["broken"] + 1 if broken else 0}
-        metrics |= batch.metrics | path_metrics(batch.solutions, rewards, config.group_size, "")
-        if batch.metas:
-            metrics |= path_metrics(batch.metas, scores, config.meta_group_size, "meta/")
-            metrics |= {f"meta/reward/{name}": sum(terms[name] for terms in aligned) / len(aligned)
-                        for name in aligned[0]}
-        if held_out and config.eval_every and (step + 1) % config.eval_every == 0 and step + 1 < config.steps:
-            metrics |= {f"eval/{name}": value for name, value in summarise(examine("held-out problems")).items()}
-        metrics |= {"learning_rate": learning_rate, "tokens_wasted": batch.wasted,
-                    "tokens_total": state["tokens"], "tokens_audit_total": state["audit_tokens"],
-                    "tokens_per_second": tokens / seconds, "seconds": seconds, "seconds/generate": generate_seconds,
-                    "seconds_total": state["seconds"]}
-        run.append("metrics.jsonl", {"step": step} | metrics)
-        reporter.log(metrics, step)
-        bar.set_postfix_str(f"accuracy {metrics['reward']:.2f}, meta reward {metrics.get('meta/reward', 0):.2f}, "
-                            f"{tokens / seconds:,.0f} tokens/s", refresh=False)
-        bar.update()
-        if config.show_every and step % config.show_every == 0:
-            row = {"step": step} | one_of_each(
-                batch.problems, batch.solutions, batch.correct, batch.metas, aligned)
-            run.append("rollouts.jsonl", row)
-            print_rollouts(row, bar)
-        if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-            save()
-    bar.close()
-    stop.restore()
-    save()
-    if state["broken"] == 2:
-        raise ValueError("the gradients of two steps in a row were not finite. Try a lower --learning-rate")
-    if state["step"] < config.steps:
-        print(f"Stopped after {state['step']} of {config.steps} steps. Go on with the same command and --resume")
-    else:
-        if held_out:
-            run.write_json("after.json", examine("after training"))
-        evaluations = {when: run.read_json(f"{when}.json") for when in ("before", "after")} if held_out and first else {}
-        if evaluations:
-            print_table(evaluations)
-            plot_awareness(evaluations, run.path / "awareness.png")
-        if first:
-            plot_curves(run.read("metrics.jsonl"), run.path / "curves.png", f"{config.algo} on {config.model}",
-                        evaluations)
-        print(f"{state['step']} steps, {state['tokens']:,} tokens and {state['seconds']:.0f} seconds of training. "
-              f"Metrics, pictures and the checkpoint are in {run.path}/")
+    rewards: [N * G]. terms: N * M dicts of the three rewards. meta_rewards: what predictions are trained on,
+    [N * M].
+    """
+    groups: list[Group]
+    wasted: int = 0
+    metrics: dict = field(default_factory=dict)
+    rewards: torch.Tensor | None = None
+    terms: list[dict] = field(default_factory=list)
+    meta_rewards: torch.Tensor | None = None
 
 
-# --- The parts of a step ----------------------------------------------------------------------------------
-
-def self_alignment(batch, config):
-    """The three rewards of each prediction, from the solutions of the same problem: N * M dicts."""
-    aligned = []
-    for i, (problem, predictions) in enumerate(zip(batch.problems, batch.predictions)):
-        group = slice(i * config.group_size, (i + 1) * config.group_size)
-        aligned += [meta_rewards(prediction, problem.text, batch.solutions.texts[group], batch.solutions.lengths[group],
-                                 batch.correct[group], config.notion_variant) for prediction in predictions]
-    return aligned
+def self_alignment(group: Group, config: Config) -> list[dict]:
+    """The three rewards of each prediction, from the solutions of the same problem."""
+    return [meta_rewards(prediction, group.problem.text, group.solutions.texts, group.solutions.lengths,
+                         group.correct, config.notion_variant) for prediction in group.predictions]
 
 
-def meta_scores(aligned, config):
-    """What each prediction is trained on, [N * M]: the mean of the three rewards, or a control that is asked for."""
-    if config.meta_reward in ("length", "difficulty", "notion"):
-        return torch.tensor([terms[config.meta_reward] for terms in aligned])
-    scores = torch.tensor([sum(terms.values()) / 3 for terms in aligned])
+def meta_scores(terms: list[dict], config: Config) -> torch.Tensor:
+    """What each prediction is trained on, [N * M]: the mean of its rewards, or the control of
+    --meta-reward."""
+    if config.meta_reward in REWARDS:
+        return torch.tensor([rewards[config.meta_reward] for rewards in terms])
+    scores = torch.tensor([sum(rewards.values()) / len(rewards) for rewards in terms])
     if config.meta_reward == "shuffled":        # the same rewards, handed to the wrong rollouts of the group
         groups = scores.view(-1, config.meta_group_size)
         return groups.gather(1, torch.rand(groups.shape).argsort(1)).flatten()
     return torch.zeros_like(scores) if config.meta_reward == "none" else scores
 
 
-def find_experts(tokenizer, batch, aligned, config):
-    """The step's experts, as (prompt ids, completion ids); see cloning.py."""
-    found = []
-    for i, predictions in enumerate(batch.predictions):
-        group = slice(i * config.group_size, (i + 1) * config.group_size)
-        metas = slice(i * config.meta_group_size, (i + 1) * config.meta_group_size)
-        expert = correct_expert(predictions, [terms["notion"] for terms in aligned[metas]],
-                                batch.solutions.lengths[group], batch.correct[group])
+def draw(run: Run, count: int) -> list[Group]:
+    return [Group(problem, run.config.max_new_tokens) for problem in run.stream.draw(count)]
+
+
+def predict(sampler: Sampler, groups: list[Group], config: Config) -> None:
+    """M predictions of each problem, and what follows from them: hints, and whether gating would skip it."""
+    sampler.predict(groups, config.meta_group_size)
+    for group in groups:
+        if config.hints:
+            group.hints = [common_notions(group, sampler.tokenizer)]
+        rates = [p.pass_rate for p in group.predictions]
+        group.flagged = should_skip(rates, config.gate_std, config.gate_margin)
+
+
+def solve_all(sampler: Sampler, run: Run) -> Batch:
+    """Both paths of the next problems; the meta path only where it is trained. The gate's audit sees all of
+    it."""
+    groups = draw(run, run.config.problems_per_step)
+    if run.config.algo != "grpo":
+        predict(sampler, groups, run.config)
+    sampler.solve(groups, run.config.group_size)
+    return Batch(groups, metrics=judge_gate(groups, run) if run.config.algo != "grpo" else {})
+
+
+def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
+    """DAPO's dynamic sampling (arXiv 2503.14476): solve, and throw away groups without variance until enough
+    are left.
+
+    It pays G solutions for what it throws away, where MASA-efficient pays M short predictions.
+    """
+    config, kept, thrown, drawn = run.config, [], [], 0
+    for _ in range(MAX_ROUNDS):
+        groups = draw(run, config.problems_per_step)
+        sampler.solve(groups, config.group_size)
+        drawn += len(groups)
+        for group in groups:
+            (thrown if group.silent or len(kept) == config.problems_per_step else kept).append(group)
+        if len(kept) == config.problems_per_step:
+            break
+    # nothing to learn: a step that changes nothing
+    kept = kept or [thrown.pop()]
+    return Batch(kept, sum(sum(group.solutions.lengths) for group in thrown),
+                 {"problems_drawn": drawn, "problems_kept": len(kept)})
+
+
+def predict_first(sampler: Sampler, run: Run) -> Batch:
+    """MASA-efficient: predict, skip what is hopeless or trivial, stop what rambles, solve the rest; audit
+    both rules.
+
+    A problem that is flagged but not skipped is never cut: what becomes of it is the evidence for or against
+    the gate, and a cut solution would count as wrong.
+    """
+    config = run.config
+    groups, skipped = gate(sampler, run)
+    for group in groups:
+        if config.cutoff and not (config.gate and group.flagged):
+            lengths = [p.solution_length for p in group.predictions]
+            group.budget = length_budget(lengths, config.max_new_tokens, config.cutoff_factor,
+                                         config.cutoff_min)
+    sampler.solve(groups, config.group_size)
+    for group in groups:
+        group.cut = [not finished and not correct and group.budget < config.max_new_tokens
+                     for finished, correct in zip(group.solutions.finished.tolist(), group.correct)]
+    metrics = judge_gate(groups, run)
+    tokens = audit_gate(sampler, skipped, run) + audit_cutoff(sampler, groups, run)
+    return Batch(groups, sum(sum(group.metas.lengths) for group in skipped), metrics | {
+        "gate/share": len(skipped) / (len(groups) + len(skipped)),
+        "problems_drawn": len(groups) + len(skipped), "problems_kept": len(groups), "audit/tokens": tokens,
+        "cutoff/share": sum(sum(group.cut) for group in groups) / (len(groups) * config.group_size),
+        "cutoff/mean_budget": sum(group.budget for group in groups) / len(groups),
+        **{f"cutoff/{name}": value for name, value in run.cutoff_audit.figures().items()}})
+
+
+def gate(sampler: Sampler, run: Run) -> tuple[list[Group], list[Group]]:
+    """Predict until enough problems are worth solving, in at most MAX_ROUNDS rounds: groups to solve, and
+    skipped ones.
+
+    A flagged problem is skipped only while the audit trusts the gate (ours; so is drawing others in its
+    place). If every problem is flagged, the first ones are solved all the same.
+    """
+    config, kept, skipped = run.config, [], []
+    trusted = config.gate and run.gate_audit.trusted(config.gate_trust)
+    for _ in range(MAX_ROUNDS if config.refill else 1):
+        groups = draw(run, config.problems_per_step - len(kept))
+        predict(sampler, groups, config)
+        for group in groups:
+            (skipped if group.flagged and trusted else kept).append(group)
+        if len(kept) == config.problems_per_step:
+            break
+    if not kept:
+        kept, skipped = skipped[:config.problems_per_step], skipped[config.problems_per_step:]
+    return kept, skipped
+
+
+def common_notions(group: Group, tokenizer, most: int = 3) -> list[str]:
+    """The up to `most` notions that the predictions of a problem name most often, the commonest first."""
+    named = [dict.fromkeys(hintable(p.notions, tokenizer)) for p in group.predictions]
+    count = Counter(notion for notions in named for notion in notions)
+    return [notion for notion, _ in count.most_common(most)]
+
+
+# --- Audits (ours): nobody sees what a skipped problem would have been, so a random share is looked at ------
+
+def judge_gate(groups: list[Group], run: Run) -> dict:
+    """Tell the audit what came of solved groups; one that is silent because some were cut says nothing."""
+    known = [group for group in groups if not (group.silent and any(group.cut))]
+    run.gate_audit.add([group.silent for group in known if group.flagged],
+                       sum(group.silent and not group.flagged for group in known))
+    return {f"gate/{name}": value for name, value in run.gate_audit.figures().items()}
+
+
+def audit_gate(sampler: Sampler, skipped: list[Group], run: Run) -> int:
+    """Solve a random share of the skipped problems, off the books: was there really no variance? Tokens
+    spent."""
+    sample = [group for group in skipped if run.rng.random() < run.config.audit_fraction]
+    if sample:
+        sampler.solve(sample, run.config.group_size)
+        run.gate_audit.add([group.silent for group in sample], 0, run.config.audit_fraction)
+    return sum(sum(group.solutions.lengths) for group in sample)
+
+
+def audit_cutoff(sampler: Sampler, groups: list[Group], run: Run) -> int:
+    """Continue a random share of the cut solutions, off the books: would they have been wrong? Tokens
+    spent."""
+    config = run.config
+    rows = [(group, i) for group in groups for i in range(config.group_size)]
+    missed = sum(not group.correct[i] and not group.cut[i] for group, i in rows)
+    run.cutoff_audit.add([], missed)
+    sample = [(g, i) for g, i in rows if g.cut[i] and run.rng.random() < config.audit_fraction]
+    if not sample:
+        return 0
+    prompts = [g.solutions.prompt_ids[i][g.solutions.prompt_mask[i]].tolist() for g, i in sample]
+    begun = [g.solutions.completion_ids[i][g.solutions.mask[i]].tolist() for g, i in sample]
+    rest = generate(run.policy, run.tokenizer, [p + b for p, b in zip(prompts, begun)],
+                    [config.max_new_tokens - len(b) for b in begun], config.temperature,
+                    max_tokens=config.max_tokens)
+    ends = [ids[keep].tolist() for ids, keep in zip(rest.completion_ids, rest.mask)]
+    texts = run.tokenizer.batch_decode([b + end for b, end in zip(begun, ends)], skip_special_tokens=True,
+                                       clean_up_tokenization_spaces=False)
+    wrong = [not sampler.grade(text, g.problem) for text, (g, _) in zip(texts, sample)]
+    run.cutoff_audit.add(wrong, 0, config.audit_fraction)
+    return sum(rest.lengths)
+
+
+# --- Expert cloning ---------------------------------------------------------------------------------------
+
+def clone_experts(batch: Batch, run: Run) -> dict:
+    """Collect the step's experts (see `rewards.correct_expert`); once there are enough, imitate them and
+    start over."""
+    size = run.config.meta_group_size
+    for i, group in enumerate(batch.groups):
+        notions = [terms["notion"] for terms in batch.terms[i * size:(i + 1) * size]]
+        expert = correct_expert(group.predictions, notions, group.solutions.lengths, group.correct)
         if expert:
-            prompt = batch.metas.prompt_ids[metas.start][batch.metas.prompt_mask[metas.start]]
-            found.append((prompt.tolist(), expert_ids(tokenizer, expert)))
-    return found
+            prompt = group.metas.prompt_ids[0][group.metas.prompt_mask[0]].tolist()
+            text = run.tokenizer(format_meta(expert), add_special_tokens=False)["input_ids"]
+            run.experts.append((prompt, [*text, run.tokenizer.eos_token_id]))
+    if len(run.experts) < CLONE_SIZE:
+        return {}
+    prompts, completions = zip(*run.experts)
+    run.experts = []
+    run.set_learning_rate(run.config.clone_learning_rate)
+    examples = (*pad_rows(prompts, left=True, device=run.device), *pad_rows(completions, device=run.device))
+    return {"clone/loss": imitate(run.policy, run.optimizer, examples, CLONE_UPDATES,
+                                  run.config.micro_batch_tokens, run.dtype)}
 
 
-def problems_of(rows, batch, config):
-    """The indices of the problems that some rows of solutions and predictions, in this order, belong to."""
-    first_meta = len(batch.solutions)
-    return sorted({row // config.group_size if row < first_meta else (row - first_meta) // config.meta_group_size
-                   for row in rows})
-
-
-def path_metrics(rollouts, rewards, group_size, prefix):
-    """What is logged of one path; `rewards` [N * group_size]."""
-    groups = rewards.view(-1, group_size)
-    lengths = rollouts.lengths
-    return {f"{prefix}reward": rewards.mean().item(),
-            f"{prefix}frac_reward_zero_std": (groups.amax(1) == groups.amin(1)).float().mean().item(),
-            f"{prefix}completions/mean_length": sum(lengths) / len(lengths),
-            f"{prefix}completions/max_length": max(lengths),
-            f"{prefix}completions/clipped_ratio": 1 - rollouts.finished.float().mean().item(),
-            f"{prefix}tokens": sum(lengths)}
-
-
-# --- Setting up -------------------------------------------------------------------------------------------
-
-def read_problems(config):
-    """Problems to train on, and held-out ones: two lists."""
-    problems = load_problems(config.data, config.data_split)
-    if config.data == "toy" or config.eval_data:
-        source = config.eval_data or "toy"
-        held_out = load_problems(source, "test", config.eval_problems) if config.eval_problems else []
-    else:
-        random.Random(0).shuffle(problems)                      # the same are held out whatever the seed
-        held_out, problems = problems[:config.eval_problems], problems[config.eval_problems:]
-    texts = {problem.text for problem in held_out}
-    return [problem for problem in problems if problem.text not in texts], held_out
-
-
-def check_room(policy, config):
-    """Raises ValueError if prompt and budget together are longer than the policy can read."""
-    longest = getattr(policy.config, "max_position_embeddings", None)
-    budget = max(config.max_new_tokens + config.hints * config.max_meta_tokens, config.max_meta_tokens)
-    if longest and config.max_prompt_tokens + budget > longest:
-        raise ValueError(f"{config.model} reads at most {longest} tokens: lower --max-prompt-tokens (now "
-                         f"{config.max_prompt_tokens}) or --max-new-tokens (now {config.max_new_tokens})")
-
-
-def main(arguments=None):
-    """The command line; `arguments` are those of sys.argv by default. A user's mistake ends in one line."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")       # a model may say what the terminal cannot show
-    try:
-        config = parse_config(arguments)
-        train(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"masa.py: {error}")
-    except torch.OutOfMemoryError:
-        sys.exit("masa.py: out of the card's memory. Lower --max-tokens if it was while sampling, --micro-batch-tokens if "
-                 "while training, or add --offload-optimizer, and --resume to go on from the last checkpoint")
-    except KeyboardInterrupt:
-        sys.exit("masa.py: interrupted. What was saved goes on with the same command and --resume; if that says there "
-                 "is nothing to resume, leave it out")
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; `arguments` are those of sys.argv by default."""
+    command_line("masa.py", lambda: train(Config.parse(arguments)))
 
 
 if __name__ == "__main__":

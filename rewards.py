@@ -5,7 +5,8 @@ A meta rollout ends in a JSON object with three predictions about the solutions 
     <meta>two turns to undo, one of them big</meta>
     {"math_notion": ["inversion"], "pass_rate": 5, "solution_length": 40}
 
-Each is rewarded for agreeing with the G solution rollouts, of lengths l_i (tokens) and correctness c_i (0, 1):
+Each is rewarded for agreeing with the G solution rollouts, of lengths l_i (tokens) and correctness c_i (0,
+1):
 
     r_length     = 1  if  min(l_i | c_i = 1) <= solution_length <= max(l_i | c_i = 1),  else 0
     r_difficulty = 0.01 ** |pass_rate / 8 - mean(c)|
@@ -14,29 +15,32 @@ Each is rewarded for agreeing with the G solution rollouts, of lengths l_i (toke
 
 (MASA, arXiv 2510.03259, eq. 1 to 4.) No external data is involved: the policy is aligned with itself.
 
-What remains hackable by the paper's own definition: the notion reward counts rollouts, so that a word which is
-in every solution scores 1 as soon as most of the group is right ("calculate"; mere function words such as "the"
-are ignored here), and one sure notion alone scores as much as a full list. `variant="rate"` compares shares
-instead of counts and gives nothing for a word that correct and incorrect rollouts have equally often.
+What remains hackable by the paper's own definition: the notion reward counts rollouts, so that a word which
+is in every solution scores 1 as soon as most of the group is right ("calculate"; mere function words such as
+"the" are ignored here), and one sure notion alone scores as much as a full list. `variant="rate"` compares
+shares instead of counts and gives nothing for a word that correct and incorrect rollouts have equally often.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 ATTEMPTS = 8                    # pass_rate counts right attempts out of 8, whatever the group size
 MAX_NOTIONS = 32                # a longer list is no prediction
 MAX_CHARACTERS = 200_000        # of a completion that are searched for notions
-TAIL = 20_000                   # characters at the end of a meta rollout, some 5,000 tokens, searched for the object
+# characters at the end of a meta rollout, some 5,000 tokens, searched for the object
+TAIL = 20_000
 KEYS = ("math_notion", "pass_rate", "solution_length")
 
 # Words without content; matched against solutions they would be right for free. So would the answer's format.
 FUNCTION_WORDS = frozenset(
     "boxed a about after all also an and any are as at be because been both but by can could do does each finally "
-    "first for from get give given has have hence here how i if in into is it its let may more must n next no not now "
-    "of on one only or other our over same should since so some such than that the their them then there therefore "
-    "these they this those thus to up us use was we were what when where which will with would x y you".split())
+    "first for from get give given has have hence here how i if in into is it its let may more must n next no not "
+    "now of on one only or other our over same should since so some such than that the their them then there "
+    "therefore these they this those thus to up us use was we were what when where which will with would x y "
+    "you".split())
 
 
 @dataclass(frozen=True)
@@ -52,19 +56,19 @@ class MetaPrediction:
     reasoning: str = ""
 
 
-def parse_meta(text, max_length=2**31 - 1):
+def parse_meta(text: str, max_length: int = 2**31 - 1) -> MetaPrediction:
     """The prediction of a meta rollout: the last JSON object in `text` that has one of the three keys.
 
-    Key order, spacing, line breaks, code fences and braces inside strings do not matter. An invalid or missing
-    field costs only itself: integers only, pass_rate in 0..8, solution_length in 1..max_length (tokens; the budget
-    of a solution, so that no absurd number spoils a mean). Only the last 20,000 characters are searched, so that
-    hostile nesting takes a second at most. Never raises.
+    Key order, spacing, line breaks, code fences and braces inside strings do not matter. An invalid or
+    missing field costs only itself: integers only, pass_rate in 0..8, solution_length in 1..max_length
+    (tokens; the budget of a solution, so that no absurd number spoils a mean). Only the last 20,000
+    characters are searched, so that hostile nesting takes a second at most. Never raises.
     """
     if not isinstance(text, str):
         return MetaPrediction()
     offset = max(0, len(text) - TAIL)
     tail, found, start = text[offset:], None, 0
-    decoder = json.JSONDecoder(strict=False, parse_int=lambda digits: int(digits) if len(digits) < 20 else None)
+    decoder = json.JSONDecoder(strict=False, parse_int=lambda text: int(text) if len(text) < 20 else None)
     while (start := tail.find("{", start)) >= 0:
         try:
             value, end = decoder.raw_decode(tail, start)
@@ -78,7 +82,7 @@ def parse_meta(text, max_length=2**31 - 1):
     if found is None:
         return MetaPrediction()
     value, start = found
-    pass_rate, length, notions = value.get("pass_rate"), value.get("solution_length"), value.get("math_notion")
+    notions, pass_rate, length = (value.get(key) for key in KEYS)
     return MetaPrediction(
         notions=tuple(map(printable, filter(is_text, notions)))
         if isinstance(notions, list) and len(notions) <= MAX_NOTIONS else None,
@@ -87,7 +91,7 @@ def parse_meta(text, max_length=2**31 - 1):
         reasoning=text[:offset + start])
 
 
-def format_meta(prediction):
+def format_meta(prediction: MetaPrediction) -> str:
     """The inverse of `parse_meta`: the text of a meta rollout that makes `prediction` (None becomes null)."""
     return prediction.reasoning + json.dumps({
         "math_notion": None if prediction.notions is None else list(prediction.notions),
@@ -106,7 +110,7 @@ def printable(text):
 
 # --- The three rewards ------------------------------------------------------------------------------------
 
-def length_reward(solution_length, lengths, correct):
+def length_reward(solution_length: int | None, lengths: list[int], correct: list[bool]) -> float:
     """1.0 if the predicted length lies between the shortest and the longest correct solution, both inclusive.
 
     solution_length: tokens, or None. lengths: G token counts. correct: G booleans. 0.0 if none is correct.
@@ -116,20 +120,22 @@ def length_reward(solution_length, lengths, correct):
     return float(solution_length is not None and bool(right) and min(right) <= solution_length <= max(right))
 
 
-def difficulty_reward(pass_rate, correct):
+def difficulty_reward(pass_rate: int | None, correct: list[bool]) -> float:
     """0.01 ** |pass_rate / 8 - mean(correct)| for a pass_rate in 0..8, 0.0 for None (eq. 2)."""
     if pass_rate is None:
         return 0.0
     return 0.01 ** abs(pass_rate / ATTEMPTS - sum(map(bool, correct)) / len(correct))
 
 
-def notion_reward(notions, problem, completions, correct, variant="count"):
+def notion_reward(notions: Iterable[str] | None, problem: str, completions: list[str], correct: list[bool],
+                  variant: str = "count") -> float:
     """The share of predicted notions that occur in more correct than incorrect solutions (eq. 3).
 
-    notions: strings, or None. problem: the statement, without the instructions around it. completions: G texts.
-    variant "rate" asks for a larger share of the correct than of the incorrect solutions. Notions are compared
-    without regard to case, white space and repetition; those that the problem mentions, that are mere function
-    words, or that have no letter in them, count neither for nor against. 0.0 if nothing is left.
+    notions: strings, or None. problem: the statement, without the instructions around it. completions: G
+    texts. variant "rate" asks for a larger share of the correct than of the incorrect solutions. Notions are
+    compared without regard to case, white space and repetition; those that the problem mentions, that are
+    mere function words, or that have no letter in them, count neither for nor against. 0.0 if nothing is
+    left.
     """
     problem = plain(problem)
     left = [notion for notion in dict.fromkeys(map(plain, notions or ()))
@@ -148,24 +154,49 @@ def notion_reward(notions, problem, completions, correct, variant="count"):
     return hits / len(left) if left else 0.0
 
 
-def meta_rewards(prediction, problem, completions, lengths, correct, variant="count"):
-    """The three rewards of one prediction against G solutions, as {"length", "difficulty", "notion"}.
+# A new reward is a function and a row here. p: a MetaPrediction; g: the other arguments of `meta_rewards`.
+REWARDS = {
+    "length": lambda p, g: length_reward(p.solution_length, g["lengths"], g["correct"]),
+    "difficulty": lambda p, g: difficulty_reward(p.pass_rate, g["correct"]),
+    "notion": lambda p, g: notion_reward(p.notions, g["problem"], g["completions"], g["correct"], g["variant"])}
 
-    Their mean is r_meta (eq. 4). It is never added to the reward of a solution.
+
+def meta_rewards(prediction: MetaPrediction, problem: str, completions: list[str], lengths: list[int],
+                 correct: list[bool], variant: str = "count") -> dict[str, float]:
+    """All REWARDS of one prediction against G solutions. Their mean is r_meta (eq. 4).
+
+    It is never added to the reward of a solution.
     """
-    return {"length": length_reward(prediction.solution_length, lengths, correct),
-            "difficulty": difficulty_reward(prediction.pass_rate, correct),
-            "notion": notion_reward(prediction.notions, problem, completions, correct, variant)}
+    group = dict(problem=problem, completions=completions, lengths=lengths, correct=correct, variant=variant)
+    return {name: reward(prediction, group) for name, reward in REWARDS.items()}
+
+
+def correct_expert(predictions: list[MetaPrediction], notion_rewards: list[float], lengths: list[int],
+                   correct: list[bool], least: float = 0.2) -> MetaPrediction | None:
+    """The prediction of a problem with the best notion reward, its numbers replaced by what really happened.
+
+    An expert of MASA's behaviour cloning: the policy is trained on `format_meta` of it, which earns full
+    length and difficulty reward. predictions, notion_rewards: M. lengths, correct: tokens and grades of the G
+    solutions. None if no notion reward is at least `least`, or if no solution is right.
+    """
+    best = max(range(len(predictions)), key=lambda i: notion_rewards[i])
+    right = [length for length, c in zip(lengths, correct) if c]
+    if notion_rewards[best] < least or not right:
+        return None
+    return replace(predictions[best], pass_rate=round(ATTEMPTS * len(right) / len(correct)),
+                   solution_length=round(sum(right) / len(right)))
 
 
 @lru_cache(maxsize=64)
 def plain(text):
-    """`text` as words and signs with one space around each, so that whole words can be found as substrings."""
+    """`text` as words and signs with one space around each, so that whole words can be found as
+    substrings."""
     return " " + " ".join(re.findall(r"\w+|[^\w\s]", text[:MAX_CHARACTERS].casefold())) + " "
 
 
 def mentions(text, notion):
-    """Does `notion`, in the singular or a regular plural, occur in `text` as whole words? Both are `plain`."""
+    """Does `notion`, in the singular or a regular plural, occur in `text` as whole words? Both are
+    `plain`."""
     notion = notion.strip()
     if notion[-1:] == "s" and len(notion) > 3 and notion[-2] not in "sui":      # not gas, class, locus, axis
         stem = notion[:-3] + "y" if notion.endswith("ies") else notion[:-1]

@@ -1,20 +1,96 @@
-"""Rollouts: sampling from the policy with Hugging Face's `generate`, and the batches that training takes.
+"""Rollouts: what the policy is asked on both paths, and what it answers, sampled with Hugging Face's
+`generate`.
 
-Prompts come as token ids, and ids are kept from sampling to training: text that is decoded for the graders is never
-tokenised again. Rows are grouped by problem: rows i*G to (i+1)*G - 1 belong to problem i. Prompts are padded on the
-left, completions on the right, and `mask` marks by position, not by value, the tokens that were sampled, with the
-terminating EOS: pad may equal EOS, and several tokens may end a completion.
+The *solution* prompt asks for reasoning and a boxed answer; the *meta* prompt asks the same policy to
+predict, before solving, how its own solutions will go. Token ids are kept from sampling to training: text
+that is decoded for the graders is never tokenised again. Prompts are padded on the left, completions on the
+right, and `mask` marks by position, not by value, the tokens that were sampled, with the terminating EOS: pad
+may equal EOS, and several tokens may end a completion.
 """
 
+import re
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from transformers import (DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria,
-                          StoppingCriteriaList)
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from grpo import Tokens, take
+from rewards import MetaPrediction, parse_meta
+from tasks.grader import grade
+from tasks.problems import Problem
+
+SOLUTION = "Reason step by step, and put the final answer in \\boxed{}."
+META_SYSTEM = "You predict how your own attempts at a problem will go. You do not solve it."
+META = (
+    "Before anyone solves this problem, predict how your own solutions of it will go. First reason briefly "
+    "between <meta> and </meta>: what does it take, and where do you slip? Then write one JSON object with "
+    "three keys. "
+    '"math_notion": a list of concepts that your solution will use and the problem does not mention. '
+    '"pass_rate": of 8 attempts of yours, how many will be right, an integer from 0 to 8. '
+    '"solution_length": how many tokens one attempt will take, an integer from 1 to {budget}.')
+HINT = "These concepts may help: {notions}."
+HINT_LENGTH = "About {length} tokens should be enough."
+# The fixed parts of all prompts; the toy world's tokenizer has a token for each.
+PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT, HINT_LENGTH)
+           for part in re.split("{budget}|{notions}|{length}", template) if part.strip(".")]
+
+
+# --- What the policy is asked -----------------------------------------------------------------------------
+
+def solution_messages(problem: str, notions: Iterable[str] = (), instruction: str | None = None) -> list:
+    """The chat that asks for a solution of a problem's text, and passes on predicted notions if there are
+    any."""
+    hints = [HINT.replace("{notions}", ", ".join(notions))] if notions else []
+    return [{"role": "user", "content": "\n\n".join([problem, *hints, instruction or SOLUTION])}]
+
+
+def meta_messages(problem: str, budget: int) -> list[dict]:
+    """The chat that asks for a meta prediction; `budget` is the most tokens that a *solution* may take."""
+    return [{"role": "system", "content": META_SYSTEM},
+            {"role": "user", "content": f"{problem}\n\n{META.replace('{budget}', str(budget))}"}]
+
+
+def encode(tokenizer, messages: list[dict], thinking: bool = False) -> list[int]:
+    """The token ids of a chat, ready to be completed.
+
+    `thinking` sets the switch of chat templates that have one (Qwen3's `enable_thinking`). A base model
+    without a chat template gets the texts separated by blank lines.
+    """
+    if tokenizer.chat_template is None:
+        return tokenizer("\n\n".join(message["content"] for message in messages) + "\n\n")["input_ids"]
+
+    def fill(messages):
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+
+    try:
+        text = fill(messages)
+    except TemplateError:               # some templates refuse a system message
+        text = fill([{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}])
+    return tokenizer(text, add_special_tokens=False)["input_ids"]       # the template has written them
+
+
+def control_tokens(tokenizer) -> set[str]:
+    """The texts that become control tokens: those with a role, such as eos, and others, such as Llama's
+    headers."""
+    return {*tokenizer.all_special_tokens,
+            *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)}
+
+
+def hintable(notions: Iterable[str] | None, tokenizer) -> list[str]:
+    """Predicted notions as they may stand in a prompt: short, on one line, without control tokens."""
+    control = control_tokens(tokenizer)
+    lines = [" ".join(notion.casefold().split()) for notion in notions or ()]
+    return [line for line in lines if 0 < len(line) <= 100 and not any(token in line for token in control)]
+
+
+# --- What it answers --------------------------------------------------------------------------------------
 
 @dataclass
 class Rollouts:
@@ -22,112 +98,142 @@ class Rollouts:
 
     prompt_ids, prompt_mask: [B, P], left-padded, True on prompt tokens.
     completion_ids, mask:    [B, T], right-padded, True on sampled tokens, the terminating EOS included.
-    logprobs:                [B, T], under the sampler, at its temperature and before top-p; anything where the mask is False.
     finished:                [B], True where the policy ended by itself, False where its budget ran out.
     texts:                   B strings, without special tokens.
     """
-    prompt_ids: torch.Tensor
-    prompt_mask: torch.Tensor
-    completion_ids: torch.Tensor
-    mask: torch.Tensor
-    logprobs: torch.Tensor
-    finished: torch.Tensor
-    texts: list
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    completion_ids: Tensor
+    mask: Tensor
+    finished: Tensor
+    texts: list[str]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.texts)
 
     @property
-    def lengths(self):
-        """Tokens of each completion, as a list of B integers."""
+    def tokens(self) -> Tokens:
+        return self.prompt_ids, self.prompt_mask, self.completion_ids, self.mask
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion."""
         return self.mask.sum(1).tolist()
 
-    def select(self, rows):
-        """The rollouts at `rows` (a list of indices), without the columns that only others used."""
-        prompt_mask, mask = self.prompt_mask[rows], self.mask[rows]
-        left = self.prompt_mask.shape[1] - int(prompt_mask.sum(1).max()) if rows else 0
-        right = int(mask.sum(1).max()) if rows else 0
-        return Rollouts(self.prompt_ids[rows, left:], prompt_mask[:, left:], self.completion_ids[rows, :right],
-                        mask[:, :right], self.logprobs[rows, :right], self.finished[rows],
-                        [self.texts[row] for row in rows])
-
-    def micro_batches(self, rows, max_tokens):
-        """Lists of `rows` (indices) of similar width, each of at most `max_tokens` tokens with its padding."""
-        prompts, completions = self.prompt_mask.sum(1).tolist(), self.lengths
-        batch, left, right = [], 0, 0                           # and the longest prompt and completion in it
-        for row in sorted(rows, key=lambda row: prompts[row] + completions[row]):
-            left, right = max(left, prompts[row]), max(right, completions[row])
-            if batch and (len(batch) + 1) * (left + right) > max_tokens:
-                yield batch
-                batch, left, right = [], prompts[row], completions[row]
-            batch.append(row)
-        if batch:
-            yield batch
+    def select(self, rows: list[int]) -> "Rollouts":
+        """The rollouts at `rows`, without the columns that only others used."""
+        return Rollouts(*take(self.tokens, rows), self.finished[rows], [self.texts[row] for row in rows])
 
 
-def concat(parts):
+def concat(parts: list[Rollouts]) -> Rollouts:
     """Several Rollouts as one, padded to the widest of them."""
-    def stack(name, pad):               # what stands in padding does not matter: the masks are False there
-        width = max(getattr(part, name).shape[1] for part in parts)
-        return torch.cat([F.pad(tensor, pad(width - tensor.shape[1]))
-                          for tensor in (getattr(part, name) for part in parts)])
+    def stack(tensors, left):       # what stands in padding does not matter: the masks are False there
+        width = max(tensor.shape[1] for tensor in tensors)
+        gaps = [(width - tensor.shape[1], 0) for tensor in tensors]
+        return torch.cat([F.pad(tensor, gap if left else gap[::-1]) for tensor, gap in zip(tensors, gaps)])
 
-    left, right = (lambda n: (n, 0)), (lambda n: (0, n))
-    return Rollouts(stack("prompt_ids", left), stack("prompt_mask", left), stack("completion_ids", right),
-                    stack("mask", right), stack("logprobs", right), torch.cat([part.finished for part in parts]),
-                    [text for part in parts for text in part.texts])
-
-
-def as_rollouts(prompts, completions, device):
-    """Rollouts of given prompts and completions (B lists of token ids each), with log-probability 0 and no texts."""
-    def pad(rows, left):
-        width = max(map(len, rows))
-        ids = torch.tensor([[0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in rows])
-        lengths = torch.tensor([[len(row)] for row in rows])
-        places = torch.arange(width)
-        return ids.to(device), (places >= width - lengths if left else places < lengths).to(device)
-
-    completion_ids, mask = pad(completions, False)
-    return Rollouts(*pad(prompts, True), completion_ids, mask, torch.zeros(mask.shape, device=device),
-                    torch.ones(len(prompts), dtype=torch.bool, device=device), [""] * len(prompts))
+    columns = zip(*(part.tokens for part in parts))
+    return Rollouts(*(stack(tensors, left) for tensors, left in zip(columns, (True, True, False, False))),
+                    torch.cat([part.finished for part in parts]), sum((part.texts for part in parts), []))
 
 
-def eos_ids(model, tokenizer):
-    """All token ids that end a completion: those of the tokenizer and of the checkpoint's generation config."""
-    configured = model.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [*configured, tokenizer.eos_token_id] if token is not None})
+def pad_rows(rows: list[list[int]], left: bool = False, pad: int = 0, device=None) -> tuple[Tensor, Tensor]:
+    """B lists of token ids as ids and mask, [B, T], padded on the right, or on the left as prompts are."""
+    width = max(map(len, rows))
+    gaps = [[pad] * (width - len(row)) for row in rows]
+    ids = [gap + row if left else row + gap for gap, row in zip(gaps, rows)]
+    lengths, places = torch.tensor([[len(row)] for row in rows]), torch.arange(width)
+    mask = places >= width - lengths if left else places < lengths
+    return torch.tensor(ids, device=device), mask.to(device)
 
+
+@dataclass
+class Group:
+    """A problem, the M predictions made about it, and its G solutions: what is compared with one another.
+
+    budget: the most tokens that a solution may take. hints: notions for the prompts of solutions 0, 1, ...,
+    in turn. metas, solutions: Rollouts of M and G rows, None until they are sampled. predictions: M of them.
+    correct: the G grades. flagged: would gating skip it? cut: which solutions the cutoff has stopped before
+    their answer.
+    """
+    problem: Problem
+    budget: int
+    hints: list[list[str]] = field(default_factory=lambda: [[]])
+    metas: Rollouts | None = None
+    predictions: list[MetaPrediction] = field(default_factory=list)
+    solutions: Rollouts | None = None
+    correct: list[bool] = field(default_factory=list)
+    flagged: bool = False
+    cut: list[bool] = field(default_factory=list)
+
+    @property
+    def silent(self) -> bool:
+        """Are all grades equal? Such a group has no gradient."""
+        return len(set(self.correct)) < 2
+
+
+@dataclass
+class Sampler:
+    """How `policy` answers; training and evaluation sample through it alike.
+
+    budget, meta_budget: tokens. max_tokens: see `generate`. instruction, grade: how a solution is asked for,
+    and whether a completion is right, given the Problem.
+    """
+    policy: torch.nn.Module
+    tokenizer: object
+    budget: int
+    meta_budget: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    thinking: bool = False
+    max_tokens: int | None = None
+    instruction: str | None = None
+    grade: Callable = lambda text, problem: grade(text, problem.answer)
+
+    def predict(self, groups: list[Group], size: int) -> None:
+        """Give each group `size` meta rollouts, and the predictions that they make."""
+        chats = [meta_messages(group.problem.text, self.budget) for group in groups for _ in range(size)]
+        rollouts = self.complete(chats, [self.meta_budget] * len(chats))
+        for i, group in enumerate(groups):
+            group.metas = rollouts.select(list(range(i * size, (i + 1) * size)))
+            group.predictions = [parse_meta(text, self.budget) for text in group.metas.texts]
+
+    def solve(self, groups: list[Group], size: int) -> None:
+        """Give each group `size` solutions within its budget, and their grades."""
+        chats = [solution_messages(group.problem.text, group.hints[j % len(group.hints)], self.instruction)
+                 for group in groups for j in range(size)]
+        rollouts = self.complete(chats, [group.budget for group in groups for _ in range(size)])
+        for i, group in enumerate(groups):
+            group.solutions = rollouts.select(list(range(i * size, (i + 1) * size)))
+            group.correct = [self.grade(text, group.problem) for text in group.solutions.texts]
+            group.cut = [False] * size
+
+    def complete(self, chats: list[list[dict]], budgets: list[int]) -> Rollouts:
+        prompts = [encode(self.tokenizer, chat, self.thinking) for chat in chats]
+        return generate(self.policy, self.tokenizer, prompts, budgets, self.temperature, self.top_p,
+                        self.max_tokens)
+
+
+# --- Sampling ---------------------------------------------------------------------------------------------
 
 STRIDE = 16         # tokens that are sampled before the rows that have ended leave the batch
 
 
-class KeepLogits(LogitsProcessor):
-    """Changes nothing; `generate` hands it the logits of the next token, before temperature and top-p."""
-
-    def __call__(self, input_ids, scores):
-        self.logits = scores
-        return scores
-
-
 class EndOfRow(StoppingCriteria):
-    """Ends row b after budgets[b] sampled tokens (`generate` pads it from there on), and notes log-probabilities."""
+    """Ends row b after limits[b] tokens, its prompt included; `generate` pads it from there on."""
 
-    def __init__(self, prompt_length, budgets, kept, temperature):
-        self.limits, self.kept, self.temperature = prompt_length + budgets, kept, temperature
-        self.logprobs = []          # of each token that was sampled, a [B] tensor
+    def __init__(self, limits):
+        self.limits = limits
 
     def __call__(self, input_ids, scores, **kwargs):
-        logprobs = (self.kept.logits.float() / self.temperature).log_softmax(-1)
-        self.logprobs.append(logprobs.gather(1, input_ids[:, -1:]).squeeze(1))
         return input_ids.shape[1] >= self.limits
 
 
 class Cache(DynamicCache):
     """Keys and values in the precision that attention computes in.
 
-    Under autocast attention rounds them to bfloat16, but they reach the cache as float32: twice the memory for the
-    same numbers.
+    Under autocast attention rounds them to bfloat16, but they reach the cache as float32: twice the memory
+    for the same numbers.
     """
 
     def update(self, key_states, value_states, *arguments, **named):
@@ -136,6 +242,71 @@ class Cache(DynamicCache):
             dtype = torch.get_autocast_dtype(kind)
             key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         return super().update(key_states, value_states, *arguments, **named)
+
+
+@torch.no_grad()
+def generate(model: torch.nn.Module, tokenizer, prompts: list[list[int]], budgets: list[int],
+             temperature: float = 1.0, top_p: float = 1.0, max_tokens: int | None = None) -> Rollouts:
+    """Sample one completion for each of B prompts (token ids) from the plain distribution of the policy.
+
+    Repeat a prompt to get a group. budgets: the most tokens to sample, B of them. max_tokens: B * (P + T) is
+    split into batches of at most this many tokens, to fit memory, rows of similar budget together; the
+    numbers that are drawn depend on it. Draws from torch's generator; temperature 0 is greedy.
+    """
+    ends, pad = eos_ids(model, tokenizer), tokenizer.pad_token_id
+    pad = ends[0] if pad is None else pad
+    width, longest = max(map(len, prompts)), max(budgets)
+    ids, mask = pad_rows(prompts, left=True, pad=pad, device=model.device)
+    limits = torch.tensor(budgets, device=model.device)
+    completion_ids = torch.full((len(prompts), longest), pad, device=model.device)
+    with sampling_mode(model):
+        left = sorted(range(len(prompts)), key=lambda row: budgets[row])
+        while left:
+            size = max(1, max_tokens // (width + budgets[left[-1]])) if max_tokens else len(left)
+            rows, left = left[-size:], left[:-size]
+            new = sample_batch(model, ids[rows], mask[rows].long(), limits[rows], temperature, top_p, pad,
+                               ends)
+            completion_ids[rows, :new.shape[1]] = new
+
+    places = torch.arange(longest, device=model.device)
+    is_end = torch.isin(completion_ids, torch.tensor(ends, device=model.device)) & (places < limits[:, None])
+    first_end = torch.where(is_end, places, longest).amin(1)
+    sampled = places < torch.minimum(first_end + 1, limits)[:, None]
+    texts = tokenizer.batch_decode([row[keep].tolist() for row, keep in zip(completion_ids, sampled)],
+                                   skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Rollouts(ids, mask, completion_ids, sampled, first_end < longest, texts)
+
+
+def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends):
+    """One batch of `generate`: ids, mask [B, P], limits [B] tokens. Returns completion ids, [B, max(limits)].
+
+    Every STRIDE tokens the rows that have ended leave the batch and its cache: a row that is cut, or simply
+    short, makes the others faster. Models with a recurrent state, from which no row can be taken, wait for
+    the longest.
+    """
+    sampling = dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if temperature else {}
+    fixed = dict(repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad, eos_token_id=ends)
+    width, rows, done = ids.shape[1], torch.arange(len(ids), device=ids.device), 0
+    completion_ids = torch.full((len(ids), int(limits.max())), pad, device=ids.device)
+    cache = Cache(config=model.config)
+    if model._is_stateful or {*map(type, cache.layers)} - {DynamicLayer, DynamicSlidingWindowLayer}:
+        cache = None                # the model makes its own
+    while len(rows):
+        left = int(limits[rows].max()) - done
+        config = GenerationConfig(**{"do_sample": False} | sampling | fixed,
+                                  max_new_tokens=min(STRIDE, left) if cache else left)
+        ids = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
+                             stopping_criteria=StoppingCriteriaList([EndOfRow(width + limits[rows])]),
+                             **({"past_key_values": cache} if cache else {}))
+        new = ids[:, width + done:]
+        completion_ids[rows, done:done + new.shape[1]] = new
+        done += new.shape[1]
+        mask = F.pad(mask, (0, new.shape[1]), value=1)
+        going_on = ~torch.isin(new, torch.tensor(ends, device=ids.device)).any(1) & (limits[rows] > done)
+        rows, ids, mask = rows[going_on], ids[going_on], mask[going_on]
+        if cache and not going_on.all():
+            cache.batch_select_indices(going_on.nonzero().squeeze(1))
+    return completion_ids
 
 
 @contextmanager
@@ -155,73 +326,9 @@ def sampling_mode(model):
         model.train(was_training)
 
 
-def sample_batch(model, ids, mask, limits, longest, temperature, top_p, pad, ends):
-    """One batch of `generate`: ids, mask [B, P], limits [B] tokens. Returns ids and log-probabilities, [B, longest].
-
-    Every STRIDE tokens the rows that have ended leave the batch and its cache: a row that is cut, or that is simply
-    short, makes the others faster. Models with a recurrent state, from which no row can be taken, wait for the longest.
-    """
-    sampling = (dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if temperature
-                else dict(do_sample=False))
-    width, rows, done = ids.shape[1], torch.arange(len(ids), device=ids.device), 0
-    completion_ids = torch.full((len(ids), longest), pad, device=ids.device)
-    logprobs = torch.zeros(completion_ids.shape, device=ids.device)
-    kept, ends_tensor = KeepLogits(), torch.tensor(ends, device=ids.device)
-    cache = Cache(config=model.config)
-    if model._is_stateful or {type(layer) for layer in cache.layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
-        cache = None                # the model makes its own
-    while len(rows):
-        left = int(limits[rows].max()) - done
-        config = GenerationConfig(**sampling, repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad,
-                                  eos_token_id=ends, max_new_tokens=min(STRIDE, left) if cache else left)
-        end = EndOfRow(width, limits[rows], kept, temperature or 1.0)
-        ids = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config, **({"past_key_values": cache} if cache else {}),
-            logits_processor=LogitsProcessorList([kept]), stopping_criteria=StoppingCriteriaList([end]))
-        new = ids[:, width + done:]
-        columns = slice(done, done + new.shape[1])
-        completion_ids[rows, columns], logprobs[rows, columns] = new, torch.stack(end.logprobs, 1)
-        done += new.shape[1]
-        mask = F.pad(mask, (0, new.shape[1]), value=1)
-        going_on = ~torch.isin(new, ends_tensor).any(1) & (limits[rows] > done)
-        rows, ids, mask = rows[going_on], ids[going_on], mask[going_on]
-        if cache and not going_on.all():
-            cache.batch_select_indices(going_on.nonzero().squeeze(1))
-    return completion_ids, logprobs
-
-
-@torch.no_grad()
-def generate(model, tokenizer, prompts, budgets, temperature=1.0, top_p=1.0, max_tokens=None):
-    """Sample one completion for each prompt, from the plain distribution of the policy.
-
-    prompts: B lists of token ids; repeat a prompt to get a group. budgets: the most tokens to sample, an
-    integer or B of them. max_tokens: B * (P + T) is split into batches of at most this many tokens, to fit
-    memory, rows of similar budget together. Draws from torch's generator; temperature 0 is greedy. Returns Rollouts.
-    """
-    device, pad = model.device, tokenizer.pad_token_id
-    ends = eos_ids(model, tokenizer)
-    pad = ends[0] if pad is None else pad
-    budgets = [budgets] * len(prompts) if isinstance(budgets, int) else list(budgets)
-    width, longest = max(map(len, prompts)), max(budgets)
-
-    prompt_ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    prompt_mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
-    limits = torch.tensor(budgets, device=device)
-    completion_ids = torch.full((len(prompts), longest), pad, device=device)
-    logprobs = torch.zeros(completion_ids.shape, device=device)
-    with sampling_mode(model):
-        left = sorted(range(len(prompts)), key=lambda row: budgets[row])
-        while left:
-            size = max(1, max_tokens // (width + budgets[left[-1]])) if max_tokens else len(left)
-            rows, left = left[-size:], left[:-size]
-            completion_ids[rows], logprobs[rows] = sample_batch(
-                model, prompt_ids[rows], prompt_mask[rows].long(), limits[rows], longest, temperature, top_p, pad, ends)
-
-    positions = torch.arange(longest, device=device)
-    is_end = torch.isin(completion_ids, torch.tensor(ends, device=device)) & (positions < limits[:, None])
-    first_end = torch.where(is_end, positions, longest).amin(1)
-    mask = positions < torch.minimum(first_end + 1, limits)[:, None]
-    completions = [ids[keep].tolist() for ids, keep in zip(completion_ids, mask)]
-    texts = tokenizer.batch_decode(completions, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Rollouts(prompt_ids, prompt_mask, completion_ids, mask, logprobs, first_end < longest, texts)
+def eos_ids(model, tokenizer) -> list[int]:
+    """All token ids that end a completion: those of the tokenizer and of the checkpoint's generation
+    config."""
+    configured = model.generation_config.eos_token_id
+    configured = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [*configured, tokenizer.eos_token_id] if token is not None})

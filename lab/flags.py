@@ -1,112 +1,193 @@
-"""Every flag of masa.py, with the laptop's values as defaults, and the presets for larger runs."""
+"""Every flag of masa.py and eval.py: its default on the laptop, its help, its bounds; and the presets for
+larger runs.
 
-from dataclasses import dataclass, field
+A new flag is one line here. `tools/reference.py` writes docs/flags.md from this file.
+"""
+
+import sys
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Literal
 
+import torch
 from transformers import HfArgumentParser
 
+SEEDS = 2**31 - 1
 
-def flag(default, text):
+
+class Help(str):
+    """The help of a flag, which carries the flag's bounds: HfArgumentParser takes nothing else along."""
+    bounds = None, None, None
+
+
+def flag(default, text, least=None, above=None, most=None):
+    """A field of a dataclass with its help and bounds: least <= value, above < value, value <= most."""
+    text = Help(text)
+    text.bounds = least, above, most
     return field(default=default, metadata={"help": text})
 
 
 @dataclass
-class Config:
+class Essentials:
+    _argument_group_name = "what most runs need"
     model: str = flag("toy", "the policy: toy (built in), a local folder, or a model id of the hub")
-    data: Optional[str] = flag(None, "problems: toy, a .parquet/.jsonl/.json/.csv file, or a dataset id of the hub")
+    data: str | None = flag(None, "problems: toy, a .parquet/.jsonl/.json/.csv file, or a dataset id of the hub")
     data_split: str = flag("train", "split of a dataset of the hub")
-    eval_data: Optional[str] = flag(None, "held-out problems; by default some that are taken out of --data")
+    eval_data: str | None = flag(None, "held-out problems; by default some that are taken out of --data")
     algo: Literal["grpo", "masa", "masa-efficient"] = flag(
         "masa", "grpo: solutions; masa: and predictions; masa-efficient: predictions decide what is solved")
-    preset: Optional[Literal["toy", "gpu", "paper"]] = flag(
+    preset: Literal["toy", "gpu", "paper"] | None = flag(
         None, "values for the flags that are not given: toy, gpu (one card), paper; toy goes with the toy model")
-    output: Optional[str] = flag(None, "folder of the run; by default runs/MODEL-ALGO")
+    steps: int = flag(80, "training steps", least=1)
+    seed: int = flag(0, "of the order of problems and of sampling", least=0, most=SEEDS)
+    output: str | None = flag(None, "folder of the run; by default runs/MODEL-DATA-ALGO-SEED")
     resume: bool = flag(False, "go on with the run in the output folder")
-    seed: int = flag(0, "of the order of problems and of sampling")
-    device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
 
-    steps: int = flag(80, "training steps")
-    problems_per_step: int = flag(16, "problems per training step")
-    group_size: int = flag(8, "G, solutions per problem")
-    meta_group_size: int = flag(8, "M, meta predictions per problem")
-    max_new_tokens: int = flag(96, "budget of a solution, in tokens")
-    max_meta_tokens: int = flag(32, "budget of a meta prediction, in tokens")
-    max_prompt_tokens: int = flag(128, "problems with longer prompts are left out")
-    temperature: float = flag(1.0, "of sampling and of the log-probabilities")
+
+@dataclass
+class Sampling:
+    _argument_group_name = "sampling"
+    problems_per_step: int = flag(16, "problems per training step", least=1)
+    group_size: int = flag(8, "G, solutions per problem", least=2)
+    meta_group_size: int = flag(8, "M, meta predictions per problem", least=2)
+    max_new_tokens: int = flag(96, "budget of a solution, in tokens", least=1)
+    max_meta_tokens: int = flag(32, "budget of a meta prediction, in tokens", least=1)
+    max_prompt_tokens: int = flag(128, "problems with longer prompts are left out", least=1)
+    temperature: float = flag(1.0, "of sampling and of the log-probabilities", above=0)
     thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
-    notion_variant: Literal["count", "rate"] = flag("count", "of the notion reward; count is the paper's")
-
-    learning_rate: float = flag(4e-4, "of AdamW")
-    weight_decay: float = flag(0.0, "of AdamW")
-    warmup_steps: int = flag(5, "steps over which the learning rate rises to its constant value")
-    max_grad_norm: float = flag(1.0, "norm to which gradients are clipped")
-    clip_low: float = flag(0.2, "the ratio is clipped at 1 - clip_low")
-    clip_high: float = flag(0.28, "the ratio is clipped at 1 + clip_high")
-    aggregation: Literal["token", "sequence", "constant"] = flag(
-        "token", "mean of the loss over tokens (DAPO), over rollouts (GRPO), or by a constant length (Dr. GRPO)")
-    mask_cut: bool = flag(False, "leave cut solutions out of gradient and baseline; by default they count as wrong")
-    beta: float = flag(0.0, "weight of the KL penalty against the initial policy")
-    inner_epochs: int = flag(1, "passes over the rollouts of a step")
-    minibatches: int = flag(2, "optimiser steps per pass")
-    micro_batch_tokens: int = flag(4096, "tokens per forward and backward pass; does not change the gradient")
-    max_tokens: int = flag(65_536, "tokens of rollouts that are generated at once")
-    bf16: Optional[bool] = flag(None, "compute in bfloat16, with float32 weights; by default on cuda")
-    offload_optimizer: bool = flag(False, "keep AdamW's moments in the CPU's memory: slower, and fits a smaller card")
-    gradient_checkpointing: Optional[bool] = flag(None, "recompute activations to save memory; by default on cuda")
-
-    gate_start: int = flag(20, "k, steps of masa-efficient in which everything is still solved")
-    gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
-    gate_std: float = flag(0.1, "predicted pass rates agree if their standard deviation is below this")
-    gate_margin: float = flag(1 / 16, "and are trivial or impossible if their mean is this near to 1 or 0")
-    gate_trust: float = flag(0.7, "skip only while the audited precision is above this with 95 %% confidence; 0: always")
-    refill: bool = flag(True, "draw and predict more problems in place of the skipped ones")
-    max_draws: int = flag(4, "rounds of drawing problems in a step, of refilling and of dynamic sampling")
-    cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
-    cutoff_factor: float = flag(2.0, "times the mean predicted length is where")
-    cutoff_min: int = flag(16, "tokens that a solution may always take")
-    audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at after all")
-    dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
-    clone: bool = flag(True, "imitate the best predictions, with their numbers corrected")
-    clone_size: int = flag(128, "experts that are collected before they are imitated")
-    clone_updates: int = flag(5, "supervised optimiser steps on them")
-    clone_learning_rate: float = flag(4e-4, "of these steps")
     hints: bool = flag(False, "predict first, and put the predicted notions into the prompt of the solutions")
+
+
+@dataclass
+class Method:
+    _argument_group_name = "the method"
+    notion_variant: Literal["count", "rate"] = flag("count", "of the notion reward; count is the paper's")
     meta_reward: Literal["aligned", "shuffled", "length", "difficulty", "notion", "none"] = flag(
         "aligned", "reward of predictions: the method's, or a control: shuffled within the group, one term, none")
+    dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
+    gate_start: int = flag(20, "k, steps of masa-efficient in which everything is still solved", least=0)
+    gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
+    gate_std: float = flag(0.1, "predicted pass rates agree if their standard deviation is below this", least=0)
+    gate_margin: float = flag(1 / 16, "and are trivial or impossible if their mean is this near to 1 or 0",
+                              least=0, most=1)
+    gate_trust: float = flag(0.7, "skip only while the audited precision is above this with 95 %% confidence; "
+                             "0: always", least=0, most=1)
+    refill: bool = flag(True, "draw and predict more problems in place of the skipped ones")
+    cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
+    cutoff_factor: float = flag(2.0, "times the mean predicted length is where", above=0)
+    cutoff_min: int = flag(16, "tokens that a solution may always take", least=1)
+    audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at after all",
+                                 least=0, most=1)
+    mask_cut: bool = flag(False, "leave cut solutions out of gradient and baseline; by default they count as wrong")
+    clone: bool = flag(True, "imitate the best predictions, with their numbers corrected")
+    clone_learning_rate: float = flag(4e-4, "of these supervised steps", above=0)
 
-    eval_problems: int = flag(64, "held-out problems of the evaluations before, during and after; 0 for none")
-    eval_samples: int = flag(8, "solutions, and meta predictions, per held-out problem")
-    eval_every: int = flag(20, "steps between evaluations; 0 for only before and after")
-    show_every: int = flag(20, "steps between rollouts shown in full; 0 for never")
-    checkpoint_every: int = flag(20, "steps between checkpoints; 0 for only at the end")
-    report_to: Optional[Literal["wandb", "tensorboard", "trackio"]] = flag(None, "also log there, if installed")
+
+@dataclass
+class Optimisation:
+    _argument_group_name = "optimisation"
+    learning_rate: float = flag(4e-4, "of AdamW", above=0)
+    weight_decay: float = flag(0.0, "of AdamW", least=0)
+    warmup_steps: int = flag(5, "steps over which the learning rate rises to its constant value", least=0)
+    inner_epochs: int = flag(1, "passes over the rollouts of a step", least=1)
+    minibatches: int = flag(2, "optimiser steps per pass", least=1)
+    clip_low: float = flag(0.2, "the ratio is clipped at 1 - clip_low", above=0)
+    clip_high: float = flag(0.28, "the ratio is clipped at 1 + clip_high", above=0)
+    aggregation: Literal["token", "sequence", "constant"] = flag(
+        "token", "mean of the loss over tokens (DAPO), over rollouts (GRPO), or by a constant length (Dr. GRPO)")
+    beta: float = flag(0.0, "weight of the KL penalty against the initial policy", least=0)
+
+
+@dataclass
+class Reporting:
+    _argument_group_name = "evaluation and reports"
+    eval_problems: int = flag(64, "held-out problems of the evaluations before, during and after; 0 for none", least=0)
+    eval_samples: int = flag(8, "solutions, and meta predictions, per held-out problem", least=1)
+    eval_every: int = flag(20, "steps between evaluations; 0 for only before and after", least=0)
+    show_every: int = flag(20, "steps between rollouts shown in full; 0 for never", least=0)
+    checkpoint_every: int = flag(20, "steps between checkpoints; 0 for only at the end", least=0)
+    report_to: Literal["wandb", "tensorboard", "trackio"] | None = flag(None, "also log there, if installed")
+
+
+@dataclass
+class Machine:
+    _argument_group_name = "the machine"
+    device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
+    bf16: bool | None = flag(None, "compute in bfloat16, with float32 weights; by default on cuda")
+    max_tokens: int = flag(65_536, "tokens of rollouts that are generated at once", least=1)
+    micro_batch_tokens: int = flag(4096, "tokens per forward and backward pass; does not change the gradient", least=1)
+    gradient_checkpointing: bool | None = flag(None, "recompute activations to save memory; by default on cuda")
     trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
 
+
+GROUPS = (Essentials, Sampling, Method, Optimisation, Reporting, Machine)
+
+
+@dataclass
+class Config(*reversed(GROUPS)):
+    """All flags of a training run."""
+
     def check(self):
-        """Raises ValueError with one line if a value makes no sense."""
-        least = {"steps": 1, "problems_per_step": 1, "group_size": 2, "meta_group_size": 2, "max_new_tokens": 1,
-                 "max_meta_tokens": 1, "max_prompt_tokens": 1, "inner_epochs": 1, "minibatches": 1,
-                 "micro_batch_tokens": 1, "max_tokens": 1, "eval_samples": 1, "warmup_steps": 0, "eval_problems": 0,
-                 "eval_every": 0, "show_every": 0, "checkpoint_every": 0, "weight_decay": 0, "beta": 0, "seed": 0,
-                 "gate_start": 0, "max_draws": 1, "cutoff_min": 1, "clone_size": 1, "clone_updates": 1, "gate_std": 0,
-                 "gate_margin": 0, "gate_trust": 0, "audit_fraction": 0}
-        for name, low in least.items():
-            if not low <= getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at least {low}")
-        for name in ("temperature", "learning_rate", "max_grad_norm", "clip_low", "clip_high", "cutoff_factor",
-                     "clone_learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be above 0")
-        for name in ("audit_fraction", "gate_trust", "gate_margin"):
-            if getattr(self, name) > 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at most 1")
-        if self.seed >= 2**31:
-            raise ValueError(f"--seed is {self.seed}, it must be below 2^31")
+        """Raises ValueError with one line if values make no sense together."""
         if self.algo == "grpo" and self.hints:
             raise ValueError("--hints need predictions: use them with --algo masa or masa-efficient")
         if self.algo != "grpo" and self.dynamic_sampling:
             raise ValueError("--dynamic-sampling is for --algo grpo; masa-efficient refills by prediction")
+
+    @classmethod
+    def parse(cls, arguments=None):
+        """The Config of a command line; a preset fills in the flags that are not given."""
+        given = parse_groups(GROUPS, "MASA, from scratch. docs/flags.md is a table of these.", arguments)
+        name = given["preset"] or ("toy" if given["model"] == "toy" else "gpu")
+        config = cls(**parse_groups(GROUPS, "", arguments, PRESETS[name]))
+        config.data = config.data or "toy"
+        path = Path(config.model)
+        names = [path.parent.name if path.name == "checkpoint" else path.name, Path(config.data).stem]
+        names = [name.lower() for name in dict.fromkeys(names)] + ["grpo-dynamic" if config.dynamic_sampling else config.algo]
+        config.output = config.output or f"runs/{'-'.join(names)}-{config.seed}"
+        config.check()
+        return config
+
+
+@dataclass
+class EvalConfig:
+    """All flags of an evaluation."""
+    model: str = flag("toy", "the policy: toy (built in), a folder such as runs/toy-masa-0/checkpoint, or a hub id")
+    data: str = flag("toy", "problems, separated by commas: toy, benchmarks (docs/benchmarks.md lists them), NAME=FILE "
+                     "for a local copy of one, other files, or dataset ids of the hub")
+    samples: int = flag(8, "n, solutions per problem; the paper has 32", least=1)
+    metas: int = flag(8, "M, meta predictions per problem; 0 for none", least=0)
+    hints: bool = flag(False, "solve also with predicted notions in the prompt, and report the paired difference")
+    temperature: float = flag(0.6, "of sampling; 0 takes the likeliest token", least=0)
+    top_p: float = flag(1.0, "probability of the tokens that are sampled from", above=0, most=1)
+    max_new_tokens: int | None = flag(None, "budget of a solution; by default 96 for toy, 3072 else", least=1)
+    max_meta_tokens: int | None = flag(None, "budget of a meta prediction; by default 32 for toy, 768 else", least=1)
+    limit: int | None = flag(None, "problems of each set, always the same sample; by default all, or 200 toy", least=1)
+    seed: int = flag(0, "of sampling", least=0, most=SEEDS)
+    thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
+    output: str | None = flag(None, "the .json file to write; by default runs/eval/MODEL-DATA.json")
+    compare: list[str] | None = flag(None, "no sampling: compare result files, each with the first one")
+    allow_code_execution: bool = flag(False, "allow benchmarks that execute code which the model writes")
+    device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
+    bf16: bool | None = flag(None, "weights in bfloat16; by default on cuda")
+    max_tokens: int | None = flag(None, "tokens that are generated at once, 262144 by default on cuda, else 32768; "
+                                  "less needs less memory", least=1)
+    trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
+
+    @classmethod
+    def parse(cls, arguments=None):
+        """The EvalConfig of a command line. Raises ValueError with one line if a value makes no sense."""
+        config = cls(**parse_groups([cls], "Evaluate a policy. docs/evaluation.md tells more.", arguments))
+        toy = config.data == "toy"
+        config.max_new_tokens = config.max_new_tokens or (Config.max_new_tokens if toy else GPU["max_new_tokens"])
+        config.max_meta_tokens = config.max_meta_tokens or (Config.max_meta_tokens if toy else GPU["max_meta_tokens"])
+        if config.hints and not config.metas:
+            raise ValueError("--hints need predictions: --metas must be at least 1")
+        if config.output and not config.compare and Path(config.output).suffix != ".json":
+            raise ValueError(f"--output {config.output} must end in .json")
+        if config.compare and len(config.compare) < 2:
+            raise ValueError("--compare takes two result files or more")
+        return config
 
 
 GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16, max_new_tokens=3072,
@@ -120,23 +201,45 @@ PRESETS = {
                         max_new_tokens=16_384, max_meta_tokens=4096, max_prompt_tokens=2048)}
 
 
-def refuse(message):
-    raise ValueError(f"{message} (python masa.py --help explains every flag)")
+def parse_groups(groups, description, arguments=None, defaults=()):
+    """The flags of some dataclasses as one dict. Raises ValueError with one line for whatever is wrong with
+    them."""
+    def refuse(message):
+        raise ValueError(f"{message} (--help explains every flag)")
 
-
-def parse_config(arguments=None):
-    """The Config of a command line; a preset fills in the flags that are not given."""
-    parser = HfArgumentParser(Config, allow_abbrev=False, description="MASA, from scratch. README.md explains every flag.")
+    parser = HfArgumentParser(groups, allow_abbrev=False, description=description)
     parser.error = refuse
-    config, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    parser.set_defaults(**dict(defaults))
+    *parts, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         refuse(f"unknown flag {unknown[0]}")
-    name = config.preset or ("toy" if config.model == "toy" else "gpu")
-    parser.set_defaults(**PRESETS[name])
-    config, = parser.parse_args_into_dataclasses(arguments)
-    config.data = config.data or "toy"
-    path = Path(config.model)
-    name = (path.parent.name if path.name == "checkpoint" else path.name).lower()
-    config.output = config.output or f"runs/{name}-{config.algo}{'-dynamic' * config.dynamic_sampling}"
-    config.check()
-    return config
+    values = {}
+    for part in parts:
+        for entry in fields(part):
+            values[entry.name] = value = getattr(part, entry.name)
+            least, above, most = entry.metadata["help"].bounds
+            wrong = value is not None and (
+                (least is not None and not least <= value < float("inf") and f"at least {least}")
+                or (above is not None and not above < value < float("inf") and f"above {above}")
+                or (most is not None and not value <= most and f"at most {most}"))
+            if wrong:
+                raise ValueError(f"--{entry.name.replace('_', '-')} is {value}, it must be {wrong}")
+    return values
+
+
+def command_line(name, run):
+    """Call `run()` as the command `name`: a mistake of the user, or of the machine, ends in one line."""
+    if hasattr(sys.stdout, "reconfigure"):
+        # a model may say what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = getattr(run(), "exit_code", 0)
+    except (ValueError, OSError) as error:
+        code = f"{name}: {error}"
+    except torch.OutOfMemoryError:
+        code = (f"{name}: out of the card's memory. Lower --max-tokens if it was while sampling, --micro-batch-tokens if "
+                "while training. The same command goes on from what was saved (masa.py with --resume)")
+    except KeyboardInterrupt:
+        code = f"\n{name}: interrupted. The same command goes on from what was saved (masa.py with --resume)"
+    if code:
+        sys.exit(code)

@@ -5,17 +5,16 @@ them. Of n completions, c right, the probability that at least one of k is right
 
     pass@k = 1 - C(n - c, k) / C(n, k) = 1 - prod_{i = n-c+1}^{n} (1 - k/i)
 
-(Chen et al. 2021, arXiv 2107.03374), averaged over problems. Problems are what is sampled from a larger set, so
-intervals come from a bootstrap over problems: the figure of many sets drawn from them with replacement.
+(Chen et al. 2021, arXiv 2107.03374), averaged over problems. Problems are what is sampled from a larger set,
+so intervals come from a bootstrap over problems: the figure of many sets drawn from them with replacement.
 """
 
 import numpy as np
 
-from gating import precision_recall, should_skip
-from rewards import ATTEMPTS
+from gating import GATE_MARGIN, GATE_STD, precision_recall, should_skip
+from rewards import ATTEMPTS, REWARDS
 
 RESAMPLES = 2000
-TERMS = ("length", "difficulty", "notion")
 
 
 def pass_at_k(n, c, k):
@@ -34,8 +33,9 @@ def pass_at_k(n, c, k):
 def bootstrap(values, statistic=None, resamples=RESAMPLES, seed=0):
     """The 95 % percentile interval of a statistic (default: the mean) over problems: (low, high), or None.
 
-    values: array [N] or [N, ...], a row for each problem. statistic: from such an array to a number, or None where
-    it is not defined; such resamples are left out. None for fewer than two problems or no defined resample.
+    values: array [N] or [N, ...], a row for each problem. statistic: from such an array to a number, or None
+    where it is not defined; such resamples are left out. None for fewer than two problems or no defined
+    resample.
     """
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
@@ -62,8 +62,8 @@ def valid(record, field):
 def awareness(records):
     """Predicted against actual, per problem: two lists of pairs, for the pass rate and for the length.
 
-    Predicted is the mean of the valid predictions. The actual length is the mean of the correct solutions, which
-    is what the reward is about; problems without a correct solution have none.
+    Predicted is the mean of the valid predictions. The actual length is the mean of the correct solutions,
+    which is what the reward is about; problems without a correct solution have none.
     """
     rates, lengths = [], []
     for record in records:
@@ -83,26 +83,12 @@ def correlation(pairs):
     return float(np.corrcoef(np.transpose(pairs))[0, 1])
 
 
-def spearman(pairs):
-    """Spearman's rank correlation of a list of pairs: Pearson's r of their ranks, where ties share the mean rank."""
-    return correlation(np.transpose([ranks(column) for column in np.transpose(pairs)])) if len(pairs) else None
-
-
-def ranks(values):
-    """The rank of each of N values, from 1; equal values share the mean of their ranks.
-
-    >>> ranks([10, 30, 10, 20]).tolist()
-    [1.5, 4.0, 1.5, 3.0]
-    """
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
 def calibration(records):
     """How often problems are solved about which the same pass rate was predicted, and the mean gap.
 
-    Returns (cells, error): cells is a list of (predicted rate, actual rate, number of predictions), one for each
-    of 0/8 to 8/8 that was predicted; error = sum of number * |predicted - actual| / all predictions, or None.
+    Returns (cells, error): cells is a list of (predicted rate, actual rate, number of predictions), one for
+    each of 0/8 to 8/8 that was predicted; error = sum of number * |predicted - actual| / all predictions, or
+    None.
     """
     actual = {}
     for record in records:
@@ -114,7 +100,8 @@ def calibration(records):
 
 
 def in_range(records):
-    """The share of valid length predictions within the lengths of correct solutions, where there are any, or None."""
+    """The share of valid length predictions within the lengths of correct solutions, where there are any, or
+    None."""
     hits = []
     for record in records:
         right = [c["length"] for c in record["completions"] if c["correct"]]
@@ -142,17 +129,20 @@ def per_problem(records):
         values["hints/gain"] = np.subtract(values["hints/accuracy"], values["accuracy"])
         values["hints/mean_length"] = [np.mean([c["length"] for c in record["hinted"]]) for record in records]
     if all(record["predictions"] for record in records):
-        for name in TERMS:
+        for name in REWARDS:
             values[f"meta/reward/{name}"] = [np.mean([p["rewards"][name] for p in r["predictions"]]) for r in records]
-        values["meta/reward"] = np.mean([values[f"meta/reward/{name}"] for name in TERMS], axis=0)
+        values["meta/reward"] = np.mean([values[f"meta/reward/{name}"] for name in REWARDS], axis=0)
         values["meta/completions/mean_length"] = [np.mean([p["length"] for p in r["predictions"]]) for r in records]
         for field in ("notions", "pass_rate", "solution_length"):
             values[f"meta/valid/{field}"] = [len(valid(r, field)) / len(r["predictions"]) for r in records]
     return {name: np.asarray(column, dtype=float) for name, column in values.items()}
 
 
-def summarise(records):
-    """The figures of an evaluation, of one record or more: names as in metrics.jsonl, plain numbers or None."""
+def summarise(records, gate_std=GATE_STD, gate_margin=GATE_MARGIN):
+    """The figures of an evaluation, of one record or more: names as in metrics.jsonl, plain numbers or None.
+
+    gate_std, gate_margin: of the gate that meta/gating/* judges, see `gating.should_skip`.
+    """
     values = per_problem(records)
     summary = {name: float(column.mean()) for name, column in values.items()}
     accuracy = values["accuracy"]
@@ -165,18 +155,18 @@ def summarise(records):
         pass_rates, lengths = awareness(records)
         for name, pairs in (("pass_rate", pass_rates), ("length", lengths)):
             summary[f"meta/correlation/{name}"] = correlation(pairs)
-            summary[f"meta/spearman/{name}"] = spearman(pairs)
             summary[f"meta/error/{name}"] = float(np.mean([abs(p - a) for p, a in pairs])) if pairs else None
         summary["meta/error/calibration"] = calibration(records)[1]
         summary["meta/length_in_range"] = in_range(records)
-        gates = [should_skip([p / ATTEMPTS for p in valid(record, "pass_rate")]) for record in records]
+        gates = [should_skip(valid(record, "pass_rate"), gate_std, gate_margin) for record in records]
         gating = precision_recall(gates, [rate in (0, 1) for rate in accuracy])
         summary |= {f"meta/gating/{name}": value for name, value in gating.items()}
     return summary
 
 
 def intervals(records):
-    """95 % intervals over problems for the figures of `summarise` that have one: {name: (low, high) or None}."""
+    """95 % intervals over problems for the figures of `summarise` that have one: {name: (low, high) or
+    None}."""
     ends = {name: bootstrap(column) for name, column in per_problem(records).items()}
     for name, pairs in zip(("pass_rate", "length"), awareness(records)):
         ends[f"meta/correlation/{name}"] = bootstrap(pairs, correlation)
@@ -186,8 +176,8 @@ def intervals(records):
 def difference(before, after):
     """The paired difference after - before of two evaluations of the same problems: {name: (mean, interval)}.
 
-    Problems are paired by id, and one bootstrap draws both members of a pair, so that what makes a problem hard
-    for both cancels out. Raises ValueError with one line if they are not the same problems.
+    Problems are paired by id, and one bootstrap draws both members of a pair, so that what makes a problem
+    hard for both cancels out. Raises ValueError with one line if they are not the same problems.
     """
     first, second = ({record["id"]: record for record in records} for records in (before, after))
     if len(first) < len(before) or len(second) < len(after):
@@ -201,3 +191,27 @@ def difference(before, after):
     ours, theirs = per_problem(before), per_problem([second[record["id"]] for record in before])
     pairs = {name: theirs[name] - ours[name] for name in ours if name in theirs}
     return {name: (float(column.mean()), bootstrap(column)) for name, column in pairs.items()}
+
+
+# --- The metrics of a training step -----------------------------------------------------------------------
+
+def path_metrics(batch):
+    """What is logged of both paths of a step (a `masa.Batch`)."""
+    metrics = path_of([group.solutions for group in batch.groups], batch.rewards, "")
+    if batch.terms:
+        metrics |= path_of([group.metas for group in batch.groups], batch.meta_rewards, "meta/")
+        metrics |= {f"meta/reward/{name}": sum(terms[name] for terms in batch.terms) / len(batch.terms)
+                    for name in REWARDS}
+    return metrics
+
+
+def path_of(parts, rewards, prefix):
+    """The metrics of one path. parts: the Rollouts of each of N groups. rewards: [N * rows of a group]."""
+    lengths, groups = [length for part in parts for length in part.lengths], rewards.view(len(parts), -1)
+    finished = sum(part.finished.sum().item() for part in parts)
+    return {f"{prefix}reward": rewards.mean().item(),
+            f"{prefix}frac_reward_zero_std": (groups.amax(1) == groups.amin(1)).float().mean().item(),
+            f"{prefix}completions/mean_length": sum(lengths) / len(lengths),
+            f"{prefix}completions/max_length": max(lengths),
+            f"{prefix}completions/clipped_ratio": 1 - finished / len(lengths),
+            f"{prefix}tokens": sum(lengths)}

@@ -5,10 +5,10 @@ r"""The files of an evaluation: what it has done until now, and what came out.
 """
 
 import json
-import os
 from pathlib import Path
 from zlib import crc32
 
+from lab.folder import read_json, write_whole
 from lab.metrics import intervals, summarise
 
 
@@ -47,7 +47,7 @@ class Results:
         if rows:
             self.check(rows[0], self.progress)
             self.batches = rows[1:]
-        replace(self.progress, "".join(whole) or json.dumps(self.identity) + "\n")
+        write_whole(self.progress, "".join(whole) or json.dumps(self.identity) + "\n")
 
     def check(self, stored, path):
         """Raises ValueError if `stored` is not the identity of this evaluation."""
@@ -79,29 +79,13 @@ class Results:
                           "seconds": seconds, "tokens_per_second": tokens / seconds,
                           "seconds_per_problem": seconds / len(records), "records": records}
         self.content = {"config": self.identity, "data": sets}
-        replace(self.path, json.dumps(self.content))
+        write_whole(self.path, json.dumps(self.content))
         self.progress.unlink()
 
 
-def replace(path, text):
-    """Write a file that is either the old one or the whole new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
-def read_json(path):
-    """The content of a JSON file; raises ValueError with one line that says what is wrong with it."""
-    try:
-        return json.loads(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path} cannot be read: it is not JSON") from None
-
-
 def read_results(path):
-    """{data set: records} of a result file, or of the before.json and after.json that a training run leaves."""
+    """{data set: records} of a result file, or of the before.json and after.json that a training run
+    leaves."""
     content = read_json(path)
     try:
         sets = ({name: part["records"] for name, part in content["data"].items()} if isinstance(content, dict)

@@ -1,209 +1,277 @@
-"""The folder of a run: config, metrics, checkpoints. Whatever moment a run is killed at, it can be resumed.
+"""A run of training around the algorithm: setting up, seeding, clocks, logging, evaluating, saving, resuming,
+stopping.
 
-    runs/NAME/config.json       the flags of the run
-    runs/NAME/metrics.jsonl     one line per step
-    runs/NAME/rollouts.jsonl    now and then one solution and one meta rollout in full, with their rewards
-    runs/NAME/checkpoint/       the newest checkpoint: a Hugging Face model folder and trainer.pt
-    runs/NAME/*.png, *.json     what the run shows at its end
-
-A checkpoint is written beside the old one and takes its place by renaming, so that there is always a whole one.
+    with Run(config, evaluate) as run:
+        for step in run.steps():            # a seeded step at a time; Ctrl-C ends after the step
+            with run.sampling():            # the precision and the clock of generation
+                ...
+            run.keep(batch, metrics)        # logged, and now and then evaluated, shown and saved
 """
 
-import json
-import math
-import os
-import shutil
+import random
 import signal
-from pathlib import Path
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
 
 import torch
+from tqdm import tqdm
 
-from lab.results import read_json
-
-try:
-    import fcntl
-except ImportError:             # Windows: a folder in use is not noticed there
-    fcntl = None
-
-
-TRAINER = ("optimizer", "state", "experts", "gate_audit", "cutoff_audit")       # what trainer.pt holds
+from gating import Audit
+from lab.folder import RunFolder, read_json
+from lab.metrics import path_metrics, summarise
+from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
+from lab.report import Reporter, one_of_each, print_rollouts, print_table
+from rollout import Sampler
+from tasks.problems import ProblemStream, load_problems
 
 
-class RunFolder:
-    """Opens `path` for one process, until `close`. Raises ValueError with one line if it is in use or already holds
-    a run.
+class Run:
+    """Everything of a run but its algorithm. `evaluate(sampler, problems, n, m, description)` gives records.
 
-    Without `writes` it only reads: another process writes (see parallel.py).
+    policy, tokenizer, reference (for --beta, else None), optimizer, device, dtype (of computing); stream: the
+    order of problems; rng: random.Random, seeded anew in each step; gate_audit, cutoff_audit; experts: for
+    cloning.
     """
 
-    def __init__(self, path, config, resume=False, writes=True):
-        self.path, self.writes = Path(path), writes
-        self.checkpoint, self.previous = self.path / "checkpoint", self.path / "checkpoint.previous"
-        started = any((self.path / name).exists() for name in ("before.json", "metrics.jsonl", "checkpoint",
-                                                               "checkpoint.previous"))
-        if started and not resume:
-            raise ValueError(f"{path} already holds a run: add --resume to go on with it, or choose another "
-                             "folder with --output")
-        if resume and not started:
-            raise ValueError(f"{path} holds no run to resume: leave out --resume, or name its folder with --output")
-        if resume and not writes:
-            self.check(config)
-        self.lock = None
-        if writes:
-            try:
-                self.claim(config, resume)
-            except BaseException:
-                self.close()
-                raise
-
-    def claim(self, config, resume):
+    def __init__(self, config, evaluate):
+        self.config, self.evaluate, self.exit_code, self.bar = config, evaluate, 0, None
+        self.device = pick_device(config.device)
+        self.folder = RunFolder(config.output, asdict(config), config.resume)
+        self.path, self.stop = self.folder.path, StopRequest()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.path / ".lock", "w")
-            if fcntl:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{self.path} is in use by another process") from None
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be written: {error.strerror}") from None
-        if not self.checkpoint.exists() and self.previous.exists():     # killed between the two renames
-            self.previous.rename(self.checkpoint)
-        if resume:
-            self.check(config)
-        else:
-            self.write_json("config.json", config)
-
-    def close(self):
-        """Leave the folder to others; the end of the process does so too."""
-        if self.lock:
-            self.lock.close()
+            self.set_up()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self.close()
+        if self.bar is not None:
+            self.bar.close()
+        self.stop.restore()
+        self.folder.close()
 
-    def check(self, config):
-        """Resuming with another model, data or method would continue another run."""
-        stored = self.read_json("config.json")
-        stored = stored if isinstance(stored, dict) else {}
-        free = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset",
-                "output", "micro_batch_tokens", "gradient_checkpointing", "offload_optimizer"}
-        changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
-                   if name not in free and stored.get(name) != value]
-        if changed:
-            raise ValueError(f"{self.path} was started with other flags: {'; '.join(changed)}. Give the same ones, or "
-                             "start another run with --output")
+    # Setting up
 
-    def write_json(self, name, content):
-        """Write a JSON file that is either the old one or the whole new one."""
-        if not self.writes:
-            return
-        part = self.path / f"{name}.part"
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
-        os.replace(part, self.path / name)
+    def set_up(self):
+        """Whatever can be wrong with flags, data or model is found here, before long work."""
+        config = self.config
+        self.reporter = Reporter(config.report_to, self.path, asdict(config))
+        checkpoint = self.folder.load_trainer() if config.resume else None
+        source = self.folder.checkpoint if checkpoint else config.model
+        check_name(source)
+        problems, held_out = read_problems(config)
+        self.policy, self.tokenizer = load_policy(source, self.device, config.trust_remote_code)
+        self.reference = (load_policy(config.model, self.device, config.trust_remote_code)[0].eval()
+                          if config.beta else None)
+        longest = room(self.policy, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
+        if config.max_prompt_tokens > longest:
+            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets: lower "
+                             f"--max-prompt-tokens (now {config.max_prompt_tokens}) or --max-new-tokens")
+        limits = config.max_prompt_tokens, config.max_new_tokens, config.thinking
+        problems, self.held_out = (keep_fitting(part, self.tokenizer, *limits) for part in (problems, held_out))
+        if len(problems) < config.problems_per_step:
+            raise ValueError(f"{config.data} leaves {len(problems)} problems to train on, fewer than "
+                             f"--problems-per-step {config.problems_per_step}; {len(self.held_out)} are "
+                             "held out")
+        on_card = self.device.type == "cuda"
+        bf16, checkpointing = (on_card if value is None else value
+                               for value in (config.bf16, config.gradient_checkpointing))
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        if checkpointing:
+            self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # unless fused, it copies all weights for a moment
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=on_card or None)
+        self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
+        self.state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0}
+        self.broken, self.fresh = 0, checkpoint is None         # broken: updates in a row that were skipped
+        if checkpoint:
+            self.restore(checkpoint)
+        self.stream = ProblemStream(problems, config.seed, self.state["position"])
+        self.folder.rewind(self.state["step"])
 
-    def read_json(self, name):
-        return read_json(self.path / name)
-
-    # Metrics: appended line by line. What a killed run logged after its last checkpoint is cut off on resuming.
-
-    def append(self, name, row):
-        """Add one JSON line to a .jsonl file; `row` has its step under "step". What is not finite becomes null."""
-        if not self.writes:
-            return
-        row = {key: None if isinstance(value, float) and not math.isfinite(value) else value
-               for key, value in row.items()}
-        with open(self.path / name, "a") as file:
-            file.write(json.dumps(row, ensure_ascii=True) + "\n")
-
-    def read(self, name):
-        """All rows of a .jsonl file, up to a line that is torn or no row."""
-        rows = []
-        path = self.path / name
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(row, dict) or "step" not in row:
-                break
-            rows.append(row)
-        return rows
-
-    def rewind(self, step):
-        """Drop what was logged from `step` on, after the checkpoint that the run goes on from."""
-        if not self.writes:
-            return
-        for name in ("metrics.jsonl", "rollouts.jsonl"):
-            rows = [row for row in self.read(name) if row["step"] < step]
-            part = self.path / f"{name}.part"
-            part.write_text("".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
-            os.replace(part, self.path / name)
-
-    # Checkpoints
-
-    def save(self, model, tokenizer, trainer):
-        """Write a checkpoint: the model for `from_pretrained`, and `trainer` (tensors and plain values by TRAINER).
-
-        Raises OSError with one line if it cannot be written, as on a full disk; the one before it stays.
-        """
-        if not self.writes:
-            return
-        new = self.path / "checkpoint.new"
-        shutil.rmtree(new, ignore_errors=True)
+    def restore(self, trainer):
+        """Go on from a checkpoint; raises ValueError with one line if it does not fit."""
         try:
-            model.save_pretrained(new)
-            tokenizer.save_pretrained(new)
-            torch.save(trainer, new / "trainer.pt")
-        except Exception as error:          # safetensors, torch and python each have their own for a full disk
-            shutil.rmtree(new, ignore_errors=True)
-            reason = str(error).strip().partition("\n")[0]
-            raise OSError(f"the checkpoint cannot be written to {self.path}: {reason}. The one before it, if any, is "
-                          "whole: make room, and go on with the same command and --resume") from None
-        shutil.rmtree(self.previous, ignore_errors=True)
-        if self.checkpoint.exists():
-            self.checkpoint.rename(self.previous)
-        new.rename(self.checkpoint)
-        shutil.rmtree(self.previous, ignore_errors=True)
-
-    def restore(self, trainer, **parts):
-        """Give each part of `trainer` to the object of its name; the moments of "optimizer" have to fit its weights."""
-        try:
-            for name, part in parts.items():
-                part.load_state_dict(trainer[name])
-            if any(moments["exp_avg"].shape != weight.shape for weight, moments in parts["optimizer"].state.items()):
+            for name in ("optimizer", "gate_audit", "cutoff_audit"):
+                getattr(self, name).load_state_dict(trainer[name])
+            self.state, self.experts = dict(trainer["state"]), list(trainer["experts"])
+            if any(moments["exp_avg"].shape != weight.shape for weight, moments in self.optimizer.state.items()):
                 raise ValueError("it is another model's")
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ValueError(f"{self.checkpoint} cannot be gone on from: trainer.pt does not fit ({error}). Remove the "
-                             "checkpoint to start over") from None
+            raise ValueError(f"{self.folder.checkpoint} cannot be resumed: trainer.pt does not fit ({error}). Remove "
+                             "the checkpoint to start over") from None
 
-    def load_trainer(self):
-        """The `trainer` of the newest checkpoint, or None if there is no checkpoint yet."""
-        if not self.checkpoint.exists():
-            return None
-        try:
-            trainer = torch.load(self.checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
-            return {name: trainer[name] for name in TRAINER}
-        except Exception as error:          # missing, truncated or of another kind: torch has many names for it
-            raise ValueError(f"{self.checkpoint} is damaged ({type(error).__name__}): remove it to start "
-                             "over") from None
+    def save(self):
+        self.folder.save(self.policy, self.tokenizer, {
+            "optimizer": self.optimizer.state_dict(), "gate_audit": self.gate_audit.state_dict(),
+            "cutoff_audit": self.cutoff_audit.state_dict(), "state": self.state, "experts": self.experts})
+
+    # What the algorithm asks for
+
+    def sampler(self):
+        config = self.config
+        return Sampler(self.policy, self.tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
+                       thinking=config.thinking, max_tokens=config.max_tokens)
+
+    @contextmanager
+    def sampling(self):
+        """The precision and the clock of generation."""
+        started = time.perf_counter()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            yield
+        self.generate_seconds = time.perf_counter() - started
+
+    def update_settings(self):
+        """The flags that `grpo.update` takes."""
+        config = self.config
+        return dict(epochs=config.inner_epochs, minibatches=config.minibatches, max_tokens=config.max_new_tokens,
+                    aggregation=config.aggregation, clip_low=config.clip_low, clip_high=config.clip_high,
+                    beta=config.beta, reference=self.reference, temperature=config.temperature,
+                    micro_batch_tokens=config.micro_batch_tokens, dtype=self.dtype)
+
+    def set_learning_rate(self, value):
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def skip_update(self, batch, rows):
+        """The metrics of an update that was left out, since the gradient of `rows` is not finite. Says so."""
+        config, first_meta = self.config, len(batch.groups) * self.config.group_size
+        places = sorted({row // config.group_size if row < first_meta else (row - first_meta) // config.meta_group_size
+                         for row in rows})
+        names = ", ".join(batch.groups[i].problem.id for i in places if i < len(batch.groups))
+        self.bar.write(f"step {self.state['step']}: a gradient is not finite, that optimiser step is left out. It came "
+                       f"from {names}", file=sys.stdout)
+        self.broken += 1
+        return {"grad_norm": float("nan")}
+
+    # Around the steps
+
+    def steps(self):
+        """The numbers of the steps to take, each seeded; evaluates before the first and after the last
+        one."""
+        config = self.config
+        if self.held_out and self.fresh:
+            self.folder.write_json("before.json", self.examine("before training"))
+            print_table({"before": read_json(self.path / "before.json")})
+        self.stop.listen()
+        self.bar = tqdm(total=config.steps, initial=self.state["step"], desc=config.algo, unit="step", file=sys.stdout,
+                        dynamic_ncols=True, mininterval=0.1 if sys.stdout.isatty() else 15)
+        while self.state["step"] < config.steps and self.broken < 2 and not self.stop.signal:
+            step = self.state["step"]
+            # a resumed step draws what it would have drawn
+            torch.manual_seed(1_000_003 * config.seed + step)
+            self.rng, self.started = random.Random(f"{config.seed} {step}"), time.perf_counter()
+            self.learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+            self.set_learning_rate(self.learning_rate)
+            broken = self.broken
+            yield step
+            self.broken = self.broken if self.broken > broken else 0
+        self.bar.close()
+        self.stop.restore()
+        self.save()
+        if self.broken == 2:
+            raise ValueError("the gradients of two steps in a row were not finite. Try a lower --learning-rate")
+        if self.state["step"] < config.steps:
+            print(f"Stopped after {self.state['step']} of {config.steps} steps. Go on with the same command and --resume")
+            self.exit_code = 128 + self.stop.signal
+        else:
+            self.finish()
+
+    def keep(self, batch, metrics):
+        """Log a step, and evaluate, show and save where it is time to."""
+        config, step, seconds = self.config, self.state["step"], time.perf_counter() - self.started
+        done, last = step + 1, step + 1 == config.steps
+        rollouts = [part for group in batch.groups for part in (group.solutions, group.metas) if part is not None]
+        tokens = sum(sum(part.lengths) for part in rollouts) + batch.wasted
+        self.state = {"step": done, "position": self.stream.position, "tokens": self.state["tokens"] + tokens,
+                      "audit_tokens": self.state["audit_tokens"] + batch.metrics.get("audit/tokens", 0),
+                      "seconds": self.state["seconds"] + seconds}
+        metrics |= batch.metrics | path_metrics(batch)
+        if self.held_out and config.eval_every and done % config.eval_every == 0 and not last:
+            records = self.examine("held-out problems")
+            metrics |= {f"eval/{name}": value for name, value in self.summary(records).items()}
+        metrics |= {"learning_rate": self.learning_rate, "tokens_wasted": batch.wasted,
+                    "tokens_total": self.state["tokens"], "tokens_audit_total": self.state["audit_tokens"],
+                    "tokens_per_second": tokens / seconds, "seconds": seconds,
+                    "seconds/generate": self.generate_seconds, "seconds_total": self.state["seconds"]}
+        self.folder.append("metrics.jsonl", {"step": step} | metrics)
+        self.reporter.log(metrics, step)
+        self.bar.set_postfix_str(f"accuracy {metrics['reward']:.2f}, meta reward {metrics.get('meta/reward', 0):.2f}, "
+                                 f"{tokens / seconds:,.0f} tokens/s", refresh=False)
+        self.bar.update()
+        if config.show_every and step % config.show_every == 0:
+            row = {"step": step} | one_of_each(batch)
+            self.folder.append("rollouts.jsonl", row)
+            print_rollouts(row, self.bar)
+        if config.checkpoint_every and done % config.checkpoint_every == 0 and not last:
+            self.save()
+
+    def examine(self, description):
+        """Records of the held-out problems, drawn with the same numbers every time."""
+        torch.manual_seed(self.config.seed)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.evaluate(self.sampler(), self.held_out, self.config.eval_samples, self.config.eval_samples,
+                                 description=description)
+
+    def summary(self, records):
+        return summarise(records, self.config.gate_std, self.config.gate_margin)
+
+    def finish(self):
+        """The last evaluation, the table, and the pictures."""
+        evaluations = {}
+        if self.held_out:
+            self.folder.write_json("after.json", self.examine("after training"))
+            evaluations = {when: read_json(self.path / f"{when}.json") for when in ("before", "after")}
+            print_table(evaluations)
+        from lab.pictures import plot_awareness, plot_curves    # matplotlib takes a second to load
+        if evaluations:
+            plot_awareness(evaluations, self.path / "awareness.png")
+        plot_curves(self.folder.read("metrics.jsonl"), self.path / "curves.png",
+                    f"{self.config.algo} on {self.config.model}", evaluations)
+        print(f"{self.state['step']} steps, {self.state['tokens']:,} tokens and {self.state['seconds']:.0f} seconds of "
+              f"training. Metrics, pictures and the checkpoint are in {self.path}/")
 
 
 class StopRequest:
-    """Notes Ctrl-C and SIGTERM, so that a step is finished and saved; a second Ctrl-C quits at once."""
+    """Notes Ctrl-C, SIGTERM and a closed terminal, so that a step is finished and saved; a second one quits
+    at once."""
 
     def __init__(self):
-        self.requested = False
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.signal, self.before = 0, {}
+
+    def listen(self):
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        self.before = {number: signal.signal(number, self.note) for number in numbers}
 
     def note(self, number, frame):
-        if self.requested:
+        if self.signal:
             raise KeyboardInterrupt
-        self.requested = True
-        print("\nFinishing this step, then saving; press Ctrl-C again to quit at once", flush=True)
+        self.signal = number
+        if number == signal.SIGINT:                             # after SIGHUP there is nobody to read it
+            print("\nFinishing this step, then saving; press Ctrl-C again to quit at once", flush=True)
 
     def restore(self):
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        self.before = {}
+
+
+# --- Setting up -------------------------------------------------------------------------------------------
+
+def read_problems(config):
+    """Problems to train on, and held-out ones: two lists."""
+    problems = load_problems(config.data, config.data_split)
+    if config.data == "toy" or config.eval_data:
+        source = config.eval_data or "toy"
+        held_out = load_problems(source, "test", config.eval_problems) if config.eval_problems else []
+    else:
+        random.Random(0).shuffle(problems)                      # the same are held out whatever the seed
+        held_out, problems = problems[:config.eval_problems], problems[config.eval_problems:]
+    texts = {problem.text for problem in held_out}
+    return [problem for problem in problems if problem.text not in texts], held_out

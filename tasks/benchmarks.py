@@ -19,7 +19,6 @@ from pathlib import Path
 from tasks import sandbox
 from tasks.problems import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
 from tasks.grader import equal, grade, last_boxed
-from prompts import SOLUTION
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTER = "Answer with the letter of the right option."
@@ -42,7 +41,7 @@ class Benchmark:
     split: str
     read: Callable
     grade: Callable = lambda completion, problem: grade(completion, problem.answer)
-    instruction: str = SOLUTION
+    instruction: str | None = None
     executes: bool = False
     note: str = ""
 

@@ -1,5 +1,6 @@
-"""Fixtures that several test files share: a tiny random Qwen3 with a word-level tokenizer, and modules copied alone."""
+"""What several test files share: tiny random policies, references for them, whole runs, and modules copied alone."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers, processors
+from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -52,6 +54,12 @@ def greedy_alone(model, prompt, budget):
         logits = model(torch.tensor([ids]), use_cache=False).logits
         ids.append(int(logits[0, -1].argmax()))
     return ids[len(prompt):]
+
+
+def logprobs_alone(model, prompt, completion, temperature=1.0):
+    """Of each token of a completion, from the logits of the whole model on one row without padding: [T] tensor."""
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1:-1]
+    return (logits / temperature).log_softmax(-1)[range(len(completion)), completion]
 
 
 def rows_of(ids, mask):
@@ -101,6 +109,87 @@ def checkpointed(model):
     (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
     return model
 
+
+# --- Whole runs -------------------------------------------------------------------------------------------
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    "{% endif %}")
+SMALL = ("--max-new-tokens 12 --max-meta-tokens 10 --max-prompt-tokens 700 --problems-per-step 3 --group-size 4 "
+         "--meta-group-size 4 --learning-rate 0.001 --eval-problems 2 --eval-samples 2 --max-tokens 20000").split()
+
+
+def bpe():
+    tokenizer = ByteLevelBPETokenizer()
+    text = ["What is 1 + 2? Reason step by step, and put the final answer in \\boxed{}. assistant system user"] * 9
+    tokenizer.train_from_iterator(text, vocab_size=300, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return tokenizer._tokenizer
+
+
+def save_chat_model(folder):
+    """A Qwen3 with a BPE tokenizer, a chat template, a pad token, and sampling fields of its own."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe(), eos_token="<|im_end|>", pad_token="<|endoftext|>",
+                                        chat_template=CHAT_TEMPLATE, additional_special_tokens=["<|im_start|>"])
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, initializer_range=0.1,
+        eos_token_id=tokenizer.eos_token_id))
+    model.generation_config.update(eos_token_id=[0, 2], do_sample=True, top_k=20, top_p=0.8, temperature=0.7)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_base_model(folder):
+    """A Llama without chat template and without pad token."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe(), bos_token="<|im_start|>", eos_token="<|endoftext|>")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=1024, initializer_range=0.1, bos_token_id=1, eos_token_id=0,
+        tie_word_embeddings=True)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def train(*arguments):
+    """The command masa.py, in this process."""
+    import masa
+    masa.main([str(argument) for argument in arguments])
+
+
+def weights(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(x, b[name]) for name, x in a.items())
+
+
+def logged(folder):
+    """metrics.jsonl without what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+
+
+@pytest.fixture
+def problems(tmp_path):
+    """The path of a file with nine problems."""
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps({"problem": f"What is {i} + {i}?", "answer": str(2 * i)}) + "\n"
+                            for i in range(9)))
+    return str(path)
+
+
+@pytest.fixture
+def sometimes_right(monkeypatch):
+    """A random model is never right; so that groups have variance, a solution is right if its text is even."""
+    monkeypatch.setattr("rollout.grade", lambda text, answer: len(text) % 2 == 0)
+
+
+# --- Fixtures ---------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def tiny_policy():

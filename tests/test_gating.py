@@ -1,15 +1,18 @@
 """Gating, cutoff and the arithmetic of their audit, against hand-worked examples, numpy and simulation."""
 
+import math
 import random
 
 import numpy as np
 import pytest
 
 from gating import Audit, length_budget, lower_bound, precision_recall, should_skip
+from rewards import parse_meta
 
 
-@pytest.mark.parametrize("eighths, skip", [
+@pytest.mark.parametrize("rates, skip", [
     ([8] * 8, True), ([0] * 8, True), ([4] * 8, False),             # agreement is not enough
+    ([4, 4, 4, 4], False), ([1, 1], False), ([7, 7], False),        # counts out of 8: 1 of 8 is no share of 1
     ([8, 8, 8, 7], True),                                           # mean 31/32, std 1/16
     ([8, 7, 8, 7], False),                                          # mean 15/16 is not above 15/16
     ([0, 1, 0, 0, 0, 0, 0, 0], True),
@@ -17,24 +20,52 @@ from gating import Audit, length_budget, lower_bound, precision_recall, should_s
     ([8] * 15 + [6], True), ([8] * 31 + [2], False),                # mean 0.98, std 0.13: no agreement
     ([8], False), ([], False),                                      # too few to agree
 ])
-def test_should_skip(eighths, skip):
-    rates = [n / 8 for n in eighths]
+def test_should_skip(rates, skip):
     assert should_skip(rates) is skip
+    assert should_skip(tuple(rates)) is should_skip(iter(rates)) is should_skip(np.array(rates, dtype=int)) is skip
     if len(rates) > 1:
-        assert skip == bool(np.std(rates, ddof=1) < 0.1 and (np.mean(rates) < 1 / 16 or np.mean(rates) > 15 / 16))
+        p = np.array(rates) / 8
+        assert skip == bool(np.std(p, ddof=1) < 0.1 and (np.mean(p) < 1 / 16 or np.mean(p) > 15 / 16))
 
 
-def test_bounds_of_gating_are_flags():
-    assert not should_skip([0.9] * 4) and should_skip([0.9] * 4, margin=0.2)
-    assert not should_skip([1, 0.8] * 4, margin=0.2) and should_skip([1, 0.8] * 4, std=0.2, margin=0.2)
-    assert not should_skip([1.0] * 8, std=0.0)                      # no spread is below 0: gating is off
+def test_an_invalid_prediction_is_left_out():
+    for rates in ([8, 8], [0, 0, 0], [4, 4], [8, 0], [8], []):
+        assert should_skip([None, *rates, None]) is should_skip(rates)
+    assert not should_skip([None, None])
+
+
+@pytest.mark.parametrize("wrong", [0.5, 1.0, 8.0, -1, 9, "8", math.nan, [8]])
+def test_what_is_no_count_out_of_8_is_refused(wrong):
+    """Shares of 1 passed for counts would be skipped as hopeless; a mistake of scale must not go unnoticed."""
+    with pytest.raises(ValueError, match="counts of right attempts out of 8"):
+        should_skip([8, wrong, None, 8])
+
+
+def test_bounds_of_gating_are_arguments():
+    assert not should_skip([7] * 4) and should_skip([7] * 4, margin=0.2)
+    assert not should_skip([8, 6] * 4, margin=0.2) and should_skip([8, 6] * 4, std=0.2, margin=0.2)
+    assert not should_skip([8] * 8, std=0.0)                        # no spread is below 0: gating is off
 
 
 @pytest.mark.parametrize("lengths, budget", [
-    ([30, 50], 80), ([60], 96), ([], 96), ([1], 16), ([2**31 - 1] * 8, 96), ([10, 11], 21)])
+    ([30, 50], 80), ([60], 96), ([], 96), ([1], 16), ([2**31 - 1] * 8, 96), ([10, 11], 21),
+    ([None, None], 96), ([30, None, 50], 80), ([None, 1], 16),
+    ([4] * 7 + [1_999_999_999], 31), ([4] * 7 + [10**400], 31)])    # 2 * (7 * 4 + 96) / 8
 def test_length_budget(lengths, budget):
     assert length_budget(lengths, cap=96, minimum=16) == budget
     assert type(length_budget(lengths, cap=96)) is int
+
+
+def test_the_leaves_fit_together_as_the_readme_shows():
+    """Predictions are parsed without a budget, and go into both rules as they are."""
+    says = ['{"pass_rate": %s, "solution_length": %s}' % said
+            for said in ((4, 30), (4, 1_999_999_999), ("null", 40), (4, '"long"'))]
+    predictions = [parse_meta(text) for text in [*says, "no prediction"]]
+    assert [p.pass_rate for p in predictions] == [4, 4, None, 4, None]
+    assert should_skip([p.pass_rate for p in predictions]) is False
+    budget = length_budget([p.solution_length for p in predictions], cap=96)
+    assert budget == 96 and length_budget([p.solution_length for p in predictions], cap=50) == 50
+    assert length_budget([p.solution_length for p in predictions], cap=1000, factor=0.1) == 36
 
 
 def test_lower_bound_covers():
@@ -101,5 +132,5 @@ def test_precision_recall_undefined():
     assert precision_recall([True], [False]) == {"precision": 0.0, "recall": None, "f1": 0.0, "base_rate": 0.0}
 
 
-def test_gating_can_be_copied_alone(run_alone):
-    assert run_alone("gating.py", "import gating; print(gating.should_skip([1, 1]), gating.length_budget([4], 9))") == "True 8"
+def test_copyable_alone(run_alone):
+    assert run_alone("gating.py", "import gating as g; print(g.should_skip([8, 8]), g.length_budget([4], 9))") == "True 8"

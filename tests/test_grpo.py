@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from conftest import padded
-from grpo import group_advantages, grpo_loss, loss_total, token_logprobs
+import grpo
+from conftest import logprobs_alone, make_policy, padded, same_weights
+from grpo import NotFinite, forward, group_advantages, grpo_loss, imitate, loss_total, take, token_logprobs, update
 
 pytestmark = pytest.mark.filterwarnings("error")
 AGGREGATIONS = ["token", "sequence", "constant"]
@@ -193,10 +194,6 @@ def test_the_first_update_has_loss_near_zero_and_the_gradient_of_reinforce(tiny_
         torch.testing.assert_close(g, e, atol=1e-6, rtol=1e-4)
 
 
-def test_copyable_alone(run_alone):
-    assert run_alone("grpo.py", "import grpo; print(grpo.loss_total([3, 4], 'token', 9))") == "7"
-
-
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
 def test_chunks_and_recomputation_change_neither_values_nor_gradients(tiny_policy, chunk):
     """In float64, against the logits of the whole model at once, at a temperature, with padding on both sides."""
@@ -222,3 +219,190 @@ def test_chunks_and_recomputation_change_neither_values_nor_gradients(tiny_polic
     for mine, p in zip(ours, model.parameters()):
         torch.testing.assert_close(mine, p.grad)
     assert logprobs.dtype == torch.float64 and not logprobs[~mask].any() and not entropy[~mask].any()
+
+
+# --- One update -------------------------------------------------------------------------------------------
+
+def batch_of_16(seed=0):
+    """A float64 policy, rollouts of different lengths with padding on both sides, and advantages, some of them 0."""
+    model, rng = make_policy()[0].double(), np.random.default_rng(seed)
+    prompts = [[5 + i // 4, 6, 7][:1 + i % 3] for i in range(16)]
+    completions = [rng.integers(5, 60, 1 + i * 5 % 8).tolist() for i in range(16)]
+    advantages = group_advantages(torch.tensor([1., 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 0.5, 0, 0, 1]), 4)
+    return model, (*padded(prompts, 1), *padded(completions, 0)), advantages
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("rows, most", [(range(16), 999), (range(16), 24), ([4, 3], 14), ([3, 1], 1), ([], 9)])
+def test_micro_batches_hold_every_row_once_and_keep_to_their_size(rows, most):
+    model, rollouts, _ = batch_of_16()
+    lengths = [(int(p), int(c)) for p, c in zip(rollouts[1].sum(1), rollouts[3].sum(1))]
+    batches = list(forward(model, rollouts, rows, most, 0.7, torch.float32))
+    assert sorted(sum((batch for batch, *_ in batches), [])) == sorted(rows)
+    assert most != 999 or len(batches) == 1
+    for batch, logprobs, entropy, mask in batches:
+        width = max(lengths[row][0] for row in batch) + max(lengths[row][1] for row in batch)
+        assert len(batch) == 1 or len(batch) * width <= most
+        assert logprobs.shape == entropy.shape == mask.shape
+        for i, row in enumerate(batch):
+            prompt, completion = (rollouts[k][row][rollouts[k + 1][row]].tolist() for k in (0, 2))
+            expected = logprobs_alone(model, prompt, completion, 0.7)
+            torch.testing.assert_close(logprobs[i][mask[i]], expected)
+
+
+def test_take_keeps_the_columns_that_its_rows_use():
+    _, rollouts, _ = batch_of_16()
+    for rows in ([0, 3], [2, 7, 2], list(range(16)), []):
+        part = take(rollouts, rows)
+        for k in (0, 2):
+            assert [ids[keep].tolist() for ids, keep in zip(part[k], part[k + 1])] == [
+                rollouts[k][row][rollouts[k + 1][row]].tolist() for row in rows]
+        if rows:
+            assert part[1].any(0).all() and part[3].any(0).all() and part[1][:, -1].all()
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("minibatches, beta", [(1, 0.0), (2, 0.0), (2, 0.2)])
+def test_no_split_into_micro_batches_changes_the_update(monkeypatch, aggregation, minibatches, beta):
+    monkeypatch.setattr(grpo, "MAX_GRAD_NORM", 1e9)
+    results = []
+    for micro_batch_tokens in (1, 20, 60, 10**6):
+        model, rollouts, advantages = batch_of_16()
+        torch.manual_seed(0)                                        # for the order of minibatches
+        metrics = update(model, torch.optim.SGD(model.parameters(), lr=0.1), rollouts, advantages, beta=beta,
+                         minibatches=minibatches, aggregation=aggregation, max_tokens=9, temperature=0.8,
+                         reference=make_policy(1)[0].double(), micro_batch_tokens=micro_batch_tokens)
+        results.append((metrics, flat(model)))
+    for metrics, parameters in results[1:]:
+        assert metrics == pytest.approx(results[0][0], rel=1e-6, abs=1e-9)
+        torch.testing.assert_close(parameters, results[0][1], rtol=1e-8, atol=1e-8)
+    names = {"loss", "grad_norm", "entropy", "clip_ratio/low", "clip_ratio/high"} | ({"kl"} if beta else set())
+    assert set(results[0][0]) == names and results[0][0]["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("epochs, beta", [(1, 0.0), (1, 0.3), (3, 0.0), (2, 0.3)])
+def test_the_update_is_that_of_the_loss_of_the_whole_batch(monkeypatch, aggregation, epochs, beta):
+    """Against plain steps on all rows at once; later epochs compare with the policy that sampled."""
+    monkeypatch.setattr(grpo, "MAX_GRAD_NORM", 1e9)
+    model, rollouts, advantages = batch_of_16()
+    metrics = update(model, torch.optim.SGD(model.parameters(), lr=0.5), rollouts, advantages, epochs=epochs, beta=beta,
+                     aggregation=aggregation, max_tokens=9, weight=1.5, reference=make_policy(1)[0].double())
+    plain, reference = make_policy()[0].double(), make_policy(1)[0].double()
+    optimizer, total = torch.optim.SGD(plain.parameters(), lr=0.5), loss_total(rollouts[3].sum(1).tolist(), aggregation, 9)
+    with torch.no_grad():
+        old, ref = (token_logprobs(which, *rollouts)[0] for which in (plain, reference))
+    losses, clipped, entropies = [], [], []
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        logprobs, entropy = token_logprobs(plain, *rollouts)
+        loss, sums = grpo_loss(logprobs, old, advantages, rollouts[3], 1.5 * total, aggregation=aggregation, beta=beta,
+                               ref_logprobs=ref)
+        loss.backward()
+        optimizer.step()
+        used = rollouts[3] if beta else rollouts[3] & (advantages != 0)[:, None]
+        losses.append(loss.item())
+        clipped.append((sums["clip_high"].item(), used.sum().item()))
+        entropies.append(entropy[used].sum().item())
+    torch.testing.assert_close(flat(model), flat(plain), rtol=1e-8, atol=1e-8)
+    hits, tokens = map(sum, zip(*clipped))
+    assert metrics["loss"] == pytest.approx(sum(losses) / epochs, abs=1e-9)
+    assert metrics["clip_ratio/high"] == pytest.approx(hits / tokens) and (hits > 0) == (epochs > 1)
+    assert metrics["entropy"] == pytest.approx(sum(entropies) / tokens)
+
+
+def test_the_weight_stands_for_rows_that_were_skipped(monkeypatch):
+    """Half of the rows at weight 2 are the whole batch if the other half has no advantage."""
+    monkeypatch.setattr(grpo, "MAX_GRAD_NORM", 1e9)
+    results = []
+    for rows, weight in ((range(16), 1.0), (range(8), 2.0)):
+        model, rollouts, advantages = batch_of_16()
+        advantages[8:] = 0
+        rows = list(rows)
+        update(model, torch.optim.SGD(model.parameters(), lr=1.0), take(rollouts, rows), advantages[rows],
+               weight=weight, aggregation="sequence")
+        results.append(flat(model))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_are_clipped_to_the_norm_of_the_paper():
+    model, rollouts, advantages = batch_of_16()
+    before = flat(model)
+    metrics = update(model, torch.optim.SGD(model.parameters(), lr=1.0), rollouts, advantages * 1000)
+    assert metrics["grad_norm"] > 10 and (flat(model) - before).norm().item() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_bf16_computes_nearly_the_same_gradient_into_float32_weights(monkeypatch):
+    monkeypatch.setattr(grpo, "MAX_GRAD_NORM", 1e9)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model, rollouts, advantages = batch_of_16()
+        model.float()
+        before = flat(model)
+        update(model, torch.optim.SGD(model.parameters(), lr=1.0), rollouts, advantages, dtype=dtype)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        gradients.append(flat(model) - before)
+    assert not torch.equal(*gradients) and torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("advantages, rows", [
+    ([1.0, -1.0, math.nan, 0, 1, -1], [2]), ([1.0, math.inf, math.nan, 0, 1, -1], [1, 2]),
+    ([3e38, 3e38, -3e38, 0, 0, 0], [0, 1, 2])])                     # finite losses, whose gradients add up to inf
+def test_a_gradient_that_is_not_finite_is_an_error_with_its_rows(tiny_policy, advantages, rows):
+    model = tiny_policy()[0]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rollouts = (*padded([[5, 6]] * 6, 1), *padded([[20 + i, 30, 3] for i in range(6)], 0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(NotFinite) as error:
+        update(model, optimizer, rollouts, torch.tensor(advantages), micro_batch_tokens=1)
+    assert error.value.rows == rows and str(rows) in str(error.value)
+    assert same_weights(before, model.state_dict())
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())          # nothing of it is left
+    metrics = update(model, optimizer, rollouts, torch.tensor([1.0, -1, 0, 0, 0, 0]), micro_batch_tokens=1)
+    assert math.isfinite(metrics["grad_norm"]) and all(p.isfinite().all() for p in model.parameters())
+    assert not same_weights(before, model.state_dict())
+
+
+def test_a_batch_without_variance_leaves_the_weights_alone():
+    model, rollouts, _ = batch_of_16()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    metrics = update(model, optimizer, rollouts, torch.zeros(16), minibatches=2)
+    assert same_weights(before, model.state_dict()) and metrics == {"loss": 0, "grad_norm": 0}
+
+
+def test_imitation_ends_in_the_example(tiny_policy):
+    """After enough updates the policy says what it was shown, EOS included, and padding teaches nothing."""
+    model = tiny_policy()[0]
+    prompts, completions = [[5, 6, 7], [8]], [[10, 11, 3], [12, 13, 14, 15, 3]]
+    examples = (*padded(prompts, 1), *padded(completions, 0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    with torch.no_grad():
+        by_hand = -sum(logprobs_alone(model, p, c).sum().item() for p, c in zip(prompts, completions)) / 8
+    first = imitate(model, optimizer, examples, 1, micro_batch_tokens=8)
+    assert first == pytest.approx(by_hand, rel=1e-5) and first > 1
+    assert imitate(model, optimizer, examples, 60) < 0.05
+    with torch.no_grad():
+        model.get_output_embeddings().weight[0, 0] = math.nan
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(NotFinite):
+        imitate(model, optimizer, examples, 2)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 12, 1000])
+def test_imitation_does_not_depend_on_micro_batches(micro_batch_tokens):
+    results = []
+    for size in (micro_batch_tokens, 10**6):
+        model, rollouts, _ = batch_of_16()
+        results.append((imitate(model, torch.optim.SGD(model.parameters(), lr=0.1), rollouts, 3, size), flat(model)))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-9)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-8, atol=1e-8)
+
+
+def test_copyable_alone(run_alone):
+    assert run_alone("grpo.py", "import grpo; print(grpo.loss_total([3, 4], 'token', 9))") == "7"

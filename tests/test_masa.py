@@ -1,297 +1,434 @@
-"""End to end: small random checkpoints from their folders, the toy world, resuming, and mistakes of the user."""
+"""The algorithm: with scripted predictions and grades it is plain what a step must skip, cut, audit and train on."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import itertools
+import random
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
-                          Qwen3Config, Qwen3ForCausalLM)
+from transformers import PreTrainedTokenizerFast
 
-import collect
 import masa
+from conftest import bpe, logged, rows_of, sampled, train
+from gating import Audit
+from grpo import NotFinite, group_advantages
+from lab.flags import Config
+from masa import (Batch, clone_experts, common_notions, meta_scores, predict_first, sample_dynamically, solve_all)
+from rewards import MetaPrediction, format_meta, parse_meta
+from rollout import Group, Rollouts, Sampler, generate, pad_rows
 from tasks import toy_model
-from collect import Collected
-from lab.flags import Config, parse_config
 from tasks.problems import Problem
-from grpo import group_advantages
-from rewards import parse_meta
-from rollout import concat, generate
-from update import OffloadedAdamW, update
 
-ROOT = Path(__file__).parent.parent
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
-    "{% endif %}")
-SMALL = ("--max-new-tokens 12 --max-meta-tokens 10 --max-prompt-tokens 700 --problems-per-step 3 --group-size 4 "
-         "--meta-group-size 4 --learning-rate 0.001 --eval-problems 2 --eval-samples 2 --max-tokens 20000").split()
+EASY, HARD, OPEN = "easy", "hard", "open"
+HONEST = {EASY: (8, 8), HARD: (0, 8), OPEN: (4, 8)}
 
 
-def bpe():
-    tokenizer = ByteLevelBPETokenizer()
-    text = ["What is 1 + 2? Reason step by step, and put the final answer in \\boxed{}. assistant system user"] * 9
-    tokenizer.train_from_iterator(text, vocab_size=300, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    return tokenizer._tokenizer
+class Words:
+    """A tokenizer for the little that is asked of it here."""
+    all_special_tokens, added_tokens_decoder = ["<end>"], {}
+
+    def batch_decode(self, rows, **_):
+        return [" ".join(map(str, row)) for row in rows]
 
 
-def save_chat_model(folder):
-    """A Qwen3 with a BPE tokenizer, a chat template, a pad token, and sampling fields of its own."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe(), eos_token="<|im_end|>", pad_token="<|endoftext|>",
-                                        chat_template=CHAT_TEMPLATE, additional_special_tokens=["<|im_start|>"])
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, initializer_range=0.1,
-        eos_token_id=tokenizer.eos_token_id))
-    model.generation_config.update(eos_token_id=[0, 2], do_sample=True, top_k=20, top_p=0.8, temperature=0.7)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+def rollouts_of(lengths, texts):
+    finished = torch.tensor([text != "cut" for text in texts])
+    return Rollouts(*pad_rows([[1, 2]] * len(texts), left=True), *pad_rows([[7] * n for n in lengths]), finished, texts)
 
 
-def save_base_model(folder):
-    """A Llama without chat template and without pad token."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe(), bos_token="<|im_start|>", eos_token="<|endoftext|>")
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=1024, initializer_range=0.1, bos_token_id=1, eos_token_id=0,
-        tie_word_embeddings=True)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+class Script(Sampler):
+    """A policy that predicts what `says` has for a kind of problem, and solves a problem as its kind says."""
+
+    def __init__(self, says, solved):
+        super().__init__(None, Words(), 20, 10, grade=lambda text, problem: text == "right")
+        self.says, self.solved = says, solved
+
+    def complete(self, chats, budgets):
+        kinds = [chat[-1]["content"].partition("\n\n")[0] for chat in chats]
+        if chats[0][0]["role"] == "system":
+            said = [self.says[kind] for kind in kinds]
+            said = [one if isinstance(one, tuple) else one[row % 3] for row, one in enumerate(said)]
+            return rollouts_of([5] * len(chats), [
+                f'{{"math_notion": ["right"], "pass_rate": {rate}, "solution_length": {length}}}' for rate, length in said])
+        self.solved.append([chat[0]["content"] for chat in chats])
+        right = {EASY: (True, True), HARD: (False, False), OPEN: (True, False)}
+        return rollouts_of([min(8, budget) for budget in budgets], [
+            ("right" if right[kind][row % 2] else "wrong") if budget >= 8 else "cut"
+            for row, (kind, budget) in enumerate(zip(kinds, budgets))])
 
 
-@pytest.fixture
-def problems(tmp_path):
-    path = tmp_path / "problems.jsonl"
-    path.write_text("".join(json.dumps({"problem": f"What is {i} + {i}?", "answer": str(2 * i)}) + "\n"
-                            for i in range(9)))
-    return str(path)
+class World:
+    """Stands for a Run: problems whose kind is their text, 2 solutions and 3 predictions of each.
+
+    An easy one is always solved, a hard one never, an open one every other time. A solution takes 8 tokens.
+    """
+    policy = optimizer = None
+    device, dtype = "cpu", torch.float32
+
+    def __init__(self, kinds, says, monkeypatch, **flags):
+        flags = dict(algo="masa-efficient", problems_per_step=4, max_new_tokens=20, cutoff_min=1, gate_start=0) | flags
+        self.config = Config(group_size=2, meta_group_size=3, **flags)
+        self.order = itertools.cycle([Problem(str(i), kind, "1") for i, kind in enumerate(kinds)])
+        self.stream, self.tokenizer, self.rng, self.solved = self, Words(), random.Random(0), []
+        self.gate_audit, self.cutoff_audit, self.experts, self.script = Audit(), Audit(), [], Script(says, self.solved)
+        self.kept, self.updates, self.skipped = [], [], []
+        monkeypatch.setattr(masa, "generate", self.go_on)
+        monkeypatch.setattr(masa, "Run", lambda config, evaluate: self)
+        monkeypatch.setattr(masa, "update", self.update)
+
+    def draw(self, n):
+        return list(itertools.islice(self.order, n))
+
+    def go_on(self, policy, tokenizer, prompts, budgets, *_, **__):
+        self.continued = list(zip(map(len, prompts), budgets))
+        return rollouts_of(budgets, [""] * len(prompts))
+
+    def update(self, policy, optimizer, rollouts, advantages, **settings):
+        self.updates.append((rollouts, advantages, settings))
+        if advantages.isnan().any():
+            raise NotFinite([1])
+        return {"loss": 0.0}
+
+    def predict_first(self):
+        return predict_first(self.script, self)
+
+    # What `train` asks of a Run
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def steps(self):
+        yield from range(self.config.steps)
+
+    @contextmanager
+    def sampling(self):
+        yield
+
+    def sampler(self):
+        return self.script
+
+    def update_settings(self):
+        return {"epochs": 1}
+
+    def skip_update(self, batch, rows):
+        self.skipped.append(rows)
+        return {"grad_norm": float("nan")}
+
+    def keep(self, batch, metrics):
+        self.kept.append((batch, metrics))
 
 
-@pytest.fixture
-def sometimes_right(monkeypatch):
-    """A random model is never right; so that groups have variance, a solution is right if its text is even."""
-    monkeypatch.setattr(collect, "grade", lambda text, answer: len(text) % 2 == 0)
+def trusting(world):
+    world.gate_audit.add([True] * 64, 0)
+    return world
 
 
-def run(*arguments):
-    masa.main([str(argument) for argument in arguments])
+def ids(batch):
+    return [group.problem.id for group in batch.groups]
 
 
-def weights(folder):
-    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+def flat(batch, name):
+    return [value for group in batch.groups for value in getattr(group, name)]
 
 
-def same_weights(a, b):
-    return all(torch.equal(x, b[name]) for name, x in a.items())
+# --- MASA-efficient: gate and cut -------------------------------------------------------------------------
+
+def test_trivial_and_impossible_problems_are_skipped_and_replaced(monkeypatch):
+    world = World([EASY, OPEN, HARD, OPEN, OPEN, EASY, OPEN, HARD], HONEST, monkeypatch, audit_fraction=1e-9)
+    batch = trusting(world).predict_first()
+    assert ids(batch) == ["1", "3", "4", "6"] and len(world.solved) == 1 and len(world.solved[0]) == 8
+    assert all(len(group.metas) == 3 and len(group.solutions) == 2 for group in batch.groups)
+    assert flat(batch, "correct") == [True, False] * 4
+    assert batch.wasted == 2 * 3 * 5 + 3 * 5 and batch.metrics["problems_drawn"] == 7
+    assert batch.metrics["gate/share"] == pytest.approx(3 / 7) and batch.metrics["problems_kept"] == 4
 
 
-def rows(folder):
-    """metrics.jsonl without what a clock says."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+def test_without_refill_the_batch_is_short(monkeypatch):
+    world = World([EASY, OPEN, HARD, OPEN], HONEST, monkeypatch, audit_fraction=1e-9, refill=False)
+    assert ids(trusting(world).predict_first()) == ["1", "3"]
 
 
-# --- Checkpoints of Hugging Face --------------------------------------------------------------------------
-
-@pytest.mark.parametrize("save", [save_chat_model, save_base_model])
-def test_two_and_two_steps_are_four(tmp_path, problems, sometimes_right, save):
-    model = save(tmp_path / "model")
-    common = ["--model", model, "--data", problems, *SMALL, "--inner-epochs", 2, "--minibatches", 2, "--beta", 0.1]
-    run(*common, "--output", tmp_path / "four", "--steps", 4)
-    run(*common, "--output", tmp_path / "two", "--steps", 2)
-    run(*common, "--output", tmp_path / "two", "--steps", 4, "--resume")
-    assert rows(tmp_path / "four") == rows(tmp_path / "two") and len(rows(tmp_path / "two")) == 4
-    assert same_weights(weights(tmp_path / "four/checkpoint"), weights(tmp_path / "two/checkpoint"))
-    assert not same_weights(weights(model), weights(tmp_path / "two/checkpoint"))
-    for name in ("before.json", "after.json"):
-        assert (tmp_path / "four" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    states = [torch.load(tmp_path / name / "checkpoint/trainer.pt")["optimizer"]["state"] for name in ("four", "two")]
-    assert all(torch.equal(states[0][i][key], states[1][i][key]) for i in states[0] for key in states[0][i])
-    AutoTokenizer.from_pretrained(tmp_path / "four/checkpoint")
-    assert {"curves.png", "awareness.png", "config.json"} <= set(os.listdir(tmp_path / "four"))
+def test_draws_are_bounded_and_something_is_always_solved(monkeypatch):
+    monkeypatch.setattr(masa, "MAX_ROUNDS", 3)
+    batch = trusting(World([EASY, HARD], HONEST, monkeypatch, audit_fraction=1e-9)).predict_first()
+    assert batch.metrics["problems_drawn"] == 12 and len(batch.groups) == 4
+    batch = trusting(World([EASY, HARD], HONEST, monkeypatch, gate=False)).predict_first()
+    assert batch.metrics["problems_drawn"] == 4
 
 
-def test_killed_before_its_first_checkpoint(tmp_path, problems, sometimes_right):
-    common = ["--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 2]
-    run(*common, "--output", tmp_path / "run")
-    done = rows(tmp_path / "run")
-    for path in sorted((tmp_path / "run/checkpoint").iterdir()):
-        path.unlink()
-    (tmp_path / "run/checkpoint").rmdir()
-    run(*common, "--output", tmp_path / "run", "--resume")
-    assert rows(tmp_path / "run") == done
+def test_no_valid_prediction_never_gates_and_never_cuts(monkeypatch):
+    world = World([EASY, HARD], {EASY: (9, 0), HARD: ("true", "1.5")}, monkeypatch)
+    batch = trusting(world).predict_first()
+    assert len(batch.groups) == 4 == batch.metrics["problems_drawn"] and not any(flat(batch, "cut"))
+    assert batch.metrics["cutoff/mean_budget"] == 20
 
 
-def test_killed_run_and_ctrl_c(tmp_path, problems):
-    """SIGKILL and Ctrl-C to the real command: it resumes, and the end is that of a run which nobody disturbed."""
-    model = save_chat_model(tmp_path / "model")
-    command = [sys.executable, "masa.py", "--model", model, "--data", problems, *SMALL, "--steps", "6",
-               "--checkpoint-every", "1", "--eval-problems", "0", "--aggregation", "sequence", "--beta", "0.1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def start(name, *more):
-        return subprocess.Popen([*command, "--output", str(tmp_path / name), *more], cwd=ROOT, text=True,
-                                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    assert start("whole").wait(120) == 0
-    for number in (signal.SIGKILL, signal.SIGINT):
-        name = number.name
-        process = start(name)
-        metrics = tmp_path / name / "metrics.jsonl"
-        while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-            time.sleep(0.02)
-        process.send_signal(number)
-        said, _ = process.communicate(timeout=120)
-        if number == signal.SIGINT:
-            assert process.returncode == 0 and "Go on with the same command and --resume" in said
-        assert start(name, "--resume").wait(120) == 0
-        assert rows(tmp_path / name) == rows(tmp_path / "whole")
-        assert same_weights(weights(tmp_path / name / "checkpoint"), weights(tmp_path / "whole/checkpoint"))
+def test_the_gate_goes_by_the_flags_of_the_run(monkeypatch):
+    says = {OPEN: [(7, 8), (7, 8), (6, 8)]}                 # mean 0.83, std 0.07
+    assert trusting(World([OPEN], says, monkeypatch)).predict_first().metrics["problems_drawn"] == 4
+    drawn = [trusting(World([OPEN], says, monkeypatch, gate_margin=0.2, gate_std=std)).predict_first().metrics[
+        "problems_drawn"] for std in (0.1, 0.05)]
+    assert drawn == [16, 4]
 
 
-def test_a_run_that_ran_out_of_memory_goes_on_with_less(tmp_path, problems, sometimes_right, monkeypatch):
-    command = ["--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 4,
-               "--checkpoint-every", 2, "--output", tmp_path / "run"]
+@pytest.mark.parametrize("length", [8, 2])
+def test_a_constant_predictor_is_not_trusted(monkeypatch, length):
+    """The collapse that the paper's figures show: "0 of 8" for everything. Nothing may be thrown away for it, also if
+    it predicts such short solutions that the cutoff would make all of them wrong."""
+    constant = {kind: (0, length) for kind in (EASY, HARD, OPEN)}
+    world = World([OPEN, OPEN, EASY, OPEN], constant, monkeypatch)
+    for _ in range(30):
+        batch = world.predict_first()
+        assert len(batch.groups) == 4 == batch.metrics["problems_drawn"]
+    figures = world.gate_audit.figures()
+    assert figures["precision"] == pytest.approx(0.25) and figures["recall"] == 1
+    blind = World([OPEN, OPEN, EASY, OPEN], constant, monkeypatch, gate_trust=0.0)
+    assert blind.predict_first().metrics["problems_drawn"] == 16        # what it would have done
 
+
+def test_trust_is_earned_while_everything_is_solved(monkeypatch):
+    world = World([EASY, OPEN, HARD, OPEN], HONEST, monkeypatch, audit_fraction=1e-9)
+    for _ in range(10):
+        batch = solve_all(world.script, world)
+        assert batch.wasted == 0 and ids(batch) == ["0", "1", "2", "3"]
+    figures = world.gate_audit.figures()
+    assert world.gate_audit.trusted(0.7) and figures["precision"] == 1 == figures["recall"]
+    assert batch.metrics == {f"gate/{name}": value for name, value in figures.items()}
+    assert world.predict_first().metrics["gate/share"] > 0
+
+
+def test_trust_is_lost_by_the_audit(monkeypatch):
+    """It was right for long, and then the problems that it skips turn out to have variance."""
+    world = trusting(World([OPEN, EASY], HONEST | {OPEN: (8, 8)}, monkeypatch, audit_fraction=1.0))
+    for _ in range(10):
+        world.predict_first()
+    assert not world.gate_audit.trusted(0.7)
+
+
+def test_the_audit_of_the_gate_solves_skipped_problems_off_the_books(monkeypatch):
+    world = trusting(World([EASY, OPEN], HONEST, monkeypatch, audit_fraction=1.0))
+    batch = world.predict_first()
+    skipped = batch.metrics["problems_drawn"] - 4
+    assert len(world.solved) == 2 and len(world.solved[1]) == 2 * skipped       # first what is kept, then the audit
+    assert batch.metrics["audit/tokens"] == 2 * 8 * skipped and batch.wasted == 3 * 5 * skipped
+    assert all(group.problem.text == OPEN for group in batch.groups)
+
+
+def test_cut_solutions_are_wrong_and_audited(monkeypatch):
+    says = {OPEN: (4, 3), EASY: (4, 8), HARD: (4, 2)}
+    world = World([OPEN, EASY, HARD, OPEN], says, monkeypatch, audit_fraction=1.0)
+    batch = world.predict_first()
+    assert [n for group in batch.groups for n in group.solutions.lengths] == [6, 6, 8, 8, 4, 4, 6, 6]
+    assert batch.metrics["cutoff/mean_budget"] == 8 and batch.metrics["cutoff/share"] == 6 / 8
+    assert flat(batch, "cut") == [True, True, False, False, True, True, True, True]
+    assert sum(flat(batch, "correct")) == 2
+    assert world.continued == [(2 + n, 20 - n) for n in (6, 6, 4, 4, 6, 6)]
+    assert world.cutoff_audit.figures()["precision"] == 1.0         # scripted: what goes on is still no answer
+    assert batch.metrics["audit/tokens"] == 4 * 14 + 2 * 16 and batch.wasted == 0
+    world = World([OPEN], {OPEN: (4, 3)}, monkeypatch, cutoff=False)
+    assert not any(flat(world.predict_first(), "cut"))
+
+
+def test_a_solution_that_is_right_when_it_is_stopped_is_not_cut(monkeypatch):
+    world = World([OPEN], {OPEN: (4, 3)}, monkeypatch)
+    world.script.grade = lambda text, problem: text == "cut"
+    batch = world.predict_first()
+    assert all(flat(batch, "correct")) and not any(flat(batch, "cut")) and batch.metrics["cutoff/share"] == 0
+
+
+# --- DAPO, the peer ---------------------------------------------------------------------------------------
+
+def test_dynamic_sampling_keeps_groups_with_variance(monkeypatch):
+    flags = dict(algo="grpo", dynamic_sampling=True)
+    world = World([EASY, OPEN, HARD, OPEN, OPEN, EASY, OPEN, OPEN], HONEST, monkeypatch, **flags)
+    batch = sample_dynamically(world.script, world)
+    assert ids(batch) == ["1", "3", "4", "6"] and flat(batch, "correct") == [True, False] * 4
+    assert batch.wasted == 4 * 16 and batch.metrics == {"problems_drawn": 8, "problems_kept": 4}
+    assert all(group.metas is None for group in batch.groups)
+    world = World([EASY], HONEST, monkeypatch, **flags)
+    batch = sample_dynamically(world.script, world)                 # nothing to learn
+    assert len(batch.groups) == 1 and batch.metrics["problems_drawn"] == 16 and batch.wasted == 15 * 16
+
+
+# --- Hints and notions ------------------------------------------------------------------------------------
+
+def test_common_notions():
+    def group(*notions):
+        return Group(Problem("a", "p", "1"), 9, predictions=[MetaPrediction(notions=some) for some in notions])
+    assert common_notions(group(("b", "a", "a"), ("a", "c"), None), Words(), most=2) == ["a", "b"]
+    hostile = group(("<end>\nsystem", "A  b", "a\nb", "", " ", "x" * 101))
+    assert common_notions(hostile, Words()) == ["a b"]
+
+
+@pytest.mark.parametrize("collect", [solve_all, predict_first])
+def test_hints_go_into_the_prompts_of_solutions(monkeypatch, collect):
+    for hints in (False, True):
+        world = World([OPEN], HONEST, monkeypatch, hints=hints)
+        collect(world.script, world)
+        assert len(world.solved[0]) == 8
+        assert all(("These concepts may help: right." in prompt) == hints for prompt in world.solved[0])
+
+
+# --- The loop ---------------------------------------------------------------------------------------------
+
+SAYS = {OPEN: [(4, 8), (8, 8), (0, 3)], EASY: [(4, 8), (8, 8), (0, 3)]}
+
+
+def standardised(rewards, size):
+    groups = np.array(rewards).reshape(-1, size)
+    return ((groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-6)).flatten()
+
+
+def test_both_paths_are_rewarded_by_the_solutions_of_their_own_problem_and_trained_together(monkeypatch):
+    world = World([OPEN, EASY], SAYS, monkeypatch, algo="masa", problems_per_step=2, steps=1)
+    assert masa.train(world.config) is world
+    (batch, metrics), (tokens, advantages, settings) = world.kept[0], world.updates[0]
+    assert batch.rewards.tolist() == [1, 0, 1, 1] and settings == {"weight": 1.0, "epochs": 1}
+    assert [terms["length"] for terms in batch.terms] == [1, 1, 0] * 2              # all solutions take 8 tokens
+    assert [terms["difficulty"] for terms in batch.terms] == pytest.approx([1, 0.1, 0.1, 0.1, 1, 0.01])
+    assert [terms["notion"] for terms in batch.terms] == [1] * 6                    # "right" is in the right ones
+    scores = [3 / 3, 2.1 / 3, 1.1 / 3, 2.1 / 3, 3 / 3, 1.01 / 3]
+    assert batch.meta_rewards == pytest.approx(scores)
+    half = 0.5 / 0.5 ** 0.5
+    expected = [half, -half, 0, 0, *standardised(scores, 3)]
+    assert advantages.tolist() == pytest.approx(expected, abs=1e-4) and metrics == {"loss": 0.0}
+    assert rows_of(tokens[2], tokens[3]) == [[7] * 8] * 4 + [[7] * 5] * 6          # solutions first, then predictions
+
+
+def test_grpo_is_the_same_without_predictions(monkeypatch):
+    world = World([OPEN, EASY], SAYS, monkeypatch, algo="grpo", problems_per_step=2, steps=1)
+    masa.train(world.config)
+    (batch, _), (tokens, advantages, _) = world.kept[0], world.updates[0]
+    assert batch.terms == batch.meta_rewards == [] and all(group.metas is None for group in batch.groups)
+    assert advantages.tolist() == pytest.approx([0.5 ** 0.5, -0.5 ** 0.5, 0, 0], abs=1e-4) and len(tokens[0]) == 4
+    assert batch.metrics == {}
+
+
+def test_a_short_batch_weighs_as_if_the_skipped_problems_were_in_it(monkeypatch):
+    world = trusting(World([EASY, OPEN], HONEST, monkeypatch, refill=False, audit_fraction=1e-9, steps=1, clone=False))
+    masa.train(world.config)
+    assert len(world.kept[0][0].groups) == 2 and world.updates[0][2]["weight"] == 2.0
+
+
+@pytest.mark.parametrize("mask_cut", [False, True])
+def test_cut_solutions_count_as_wrong_or_not_at_all(monkeypatch, mask_cut):
+    world = World([OPEN], {OPEN: (4, 8)}, monkeypatch, algo="grpo", problems_per_step=1, mask_cut=mask_cut, steps=1)
+
+    def scripted(sampler, run):
+        group = Group(Problem("a", OPEN, "1"), 20, solutions=rollouts_of([8, 8, 4], ["right", "wrong", "cut"]))
+        group.correct, group.cut, world.config.group_size = [True, False, False], [False, False, True], 3
+        return Batch([group])
+    monkeypatch.setattr(masa, "solve_all", scripted)
+    masa.train(world.config)
+    expected = [0.5 ** 0.5, -0.5 ** 0.5, 0] if mask_cut else standardised([1, 0, 0], 3)
+    assert world.updates[0][1].tolist() == pytest.approx(list(expected), abs=1e-4)
+
+
+def test_masa_efficient_solves_everything_until_its_start(monkeypatch):
+    world = World([EASY, OPEN], HONEST, monkeypatch, gate_start=2, steps=4, clone=False, gate_trust=0.0)
+    masa.train(world.config)
+    assert ["gate/share" in batch.metrics for batch, _ in world.kept] == [False, False, True, True]
+    dynamic = World([EASY, OPEN], HONEST, monkeypatch, algo="grpo", dynamic_sampling=True, steps=1)
+    masa.train(dynamic.config)
+    assert dynamic.kept[0][0].metrics["problems_drawn"] == 8
+
+
+def test_an_update_that_is_not_finite_is_skipped(monkeypatch):
+    world = World([OPEN], HONEST, monkeypatch, algo="grpo", steps=2)
     calls = []
 
-    def full(*arguments, **named):
+    def poisoned(rewards, *arguments):
         calls.append(1)
-        if len(calls) == 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
-        return update(*arguments, **named)
-    with monkeypatch.context() as patched:
-        patched.setattr(masa, "update", full)
-        with pytest.raises(SystemExit, match="^masa.py: out of the card's memory. Lower --max-tokens"):
-            run(*command)
-    run(*command, "--resume", "--max-tokens", 2000, "--micro-batch-tokens", 1000, "--offload-optimizer")
-    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2, 3]
-
-
-# --- The update -------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-def test_micro_batches_do_not_change_the_update(tiny_policy, aggregation):
-    results = []
-    for micro_batch_tokens in (1, 60, 10**6):
-        model, tokenizer = tiny_policy()
-        torch.manual_seed(0)
-        prompts = [[5 + i // 4, 6, 7][:1 + i % 3] for i in range(16)]
-        rollouts = concat([generate(model, tokenizer, prompts[:8], 7), generate(model, tokenizer, prompts[8:], 5)])
-        advantages = group_advantages(torch.tensor([1., 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 0.5, 0, 0, 1]), 4)
-        config = Config(micro_batch_tokens=micro_batch_tokens, aggregation=aggregation, max_grad_norm=1e9)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        metrics = update(model, None, optimizer, rollouts, advantages, config)
-        assert (metrics.pop("padding") == 0) == (micro_batch_tokens == 1)
-        results.append((metrics, torch.cat([p.detach().flatten() for p in model.parameters()])))
-    for metrics, parameters in results[1:]:
-        assert metrics == pytest.approx(results[0][0], rel=1e-4, abs=1e-6)
-        torch.testing.assert_close(parameters, results[0][1], rtol=1e-4, atol=1e-6)
-    assert abs(results[0][0]["loss"]) < 1 and results[0][0]["grad_norm"] > 0
-
-
-def test_bf16_computes_nearly_the_same_gradient_into_float32_weights(tiny_policy):
-    gradients = []
-    for bf16 in (False, True):
-        model, tokenizer = tiny_policy()
-        torch.manual_seed(0)
-        rollouts = generate(model, tokenizer, [[5 + i // 4, 6] for i in range(16)], 7)
-        before = torch.cat([p.detach().flatten() for p in model.parameters()])
-        metrics = update(model, None, torch.optim.SGD(model.parameters(), lr=1.0), rollouts,
-                         group_advantages(torch.tensor([1., 0, 0, 1] * 4), 4),
-                         Config(bf16=bf16, minibatches=1, max_grad_norm=1e9))
-        assert {p.dtype for p in model.parameters()} == {torch.float32}
-        assert (metrics["sampling/logp_difference"] < 1e-5) != bf16 and metrics["sampling/logp_difference"] < 0.1
-        gradients.append(torch.cat([p.detach().flatten() for p in model.parameters()]) - before)
-    assert not torch.equal(*gradients) and torch.cosine_similarity(*gradients, dim=0) > 0.99
-
-
-def test_an_offloaded_optimiser_takes_the_same_steps(tiny_policy):
-    models, optimizers = [], []
-    for kind in (torch.optim.AdamW, OffloadedAdamW):
-        model, tokenizer = tiny_policy()
-        optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1)
-        torch.manual_seed(0)
-        rollouts = generate(model, tokenizer, [[5 + i // 4, 6] for i in range(16)], 7)
-        for steps in (2, 1):                                    # and on from its state
-            for _ in range(steps):
-                update(model, None, optimizer, rollouts, group_advantages(torch.tensor([1., 0, 0, 1] * 4), 4), Config())
-            state = optimizer.state_dict()
-            optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1)
-            optimizer.load_state_dict(state)
-        models.append(model)
-        optimizers.append(optimizer)
-    assert same_weights(models[0].state_dict(), models[1].state_dict())
-    moments = [p.data_ptr() for p in optimizers[1].param_groups[0]["params"]]
-    assert not set(moments) & {p.data_ptr() for p in models[1].parameters()}        # they belong to the copies
-
-
-def test_an_update_names_the_rows_whose_gradient_is_not_finite(tiny_policy):
-    model, tokenizer = tiny_policy()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    rollouts = generate(model, tokenizer, [[5, 6]] * 6, 5)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    config = Config(minibatches=1, micro_batch_tokens=1)
-    for advantages, rows in (([1., -1, float("nan"), 0, 1, -1], [2]), ([3e38, 3e38, -3e38, 0, 0, 0], [0, 1, 2])):
-        metrics = update(model, None, optimizer, rollouts, torch.tensor(advantages), config)
-        assert metrics["not_finite"] == rows and same_weights(before, model.state_dict())
-    assert "not_finite" not in update(model, None, optimizer, rollouts, torch.tensor([1., -1, 0, 0, 0, 0]), config)
-
-
-def test_a_batch_without_variance_leaves_the_weights_alone(tiny_policy):
-    model, tokenizer = tiny_policy()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    rollouts = generate(model, tokenizer, [[5, 6]] * 4, 5)
-    metrics = update(model, None, torch.optim.AdamW(model.parameters()), rollouts, torch.zeros(4),
-                          Config(weight_decay=0.0))
-    assert same_weights(before, model.state_dict()) and metrics["loss"] == 0 and metrics["grad_norm"] == 0
-
-
-def test_meta_rollouts_are_rewarded_by_the_solutions_of_their_own_problem(tiny_policy):
-    model, tokenizer = tiny_policy()
-    config = Config(group_size=2, meta_group_size=3)
-    problems = [Problem("a", "first", "1"), Problem("b", "second", "2")]
-    solutions = generate(model, tokenizer, [[5]] * 4, 3)
-    solutions.texts[:] = ["by sums", "by sums", "by luck", "by area"]
-    metas = generate(model, tokenizer, [[5]] * 6, 3)
-    metas.texts[:] = ['{"math_notion": ["sums"], "pass_rate": 8}'] * 3 + ['{"math_notion": ["area"], "pass_rate": 4}'] * 3
-    predictions = [[parse_meta(text) for text in metas.texts[i:i + 3]] for i in (0, 3)]
-    uncut = torch.zeros(4, dtype=torch.bool)
-    batch = Collected(problems, solutions, [True, True, False, True], metas, predictions, uncut)
-    aligned = masa.self_alignment(batch, config)
-    assert aligned == [{"length": 0.0, "difficulty": 1.0, "notion": 1.0}] * 6
-
-
-@pytest.mark.parametrize("bf16", ["False", "True"])
-def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tmp_path, problems, sometimes_right,
-                                                                        monkeypatch, capsys, bf16):
-    model = save_chat_model(tmp_path / "model")
-    whole, calls = group_advantages, []
-
-    def poisoned(rewards, *arguments):                          # steps 1, 3 and 4 of the run
-        calls.append(rewards)
-        return whole(rewards, *arguments) * (float("nan") if len(calls) in (2, 4, 5) else 1.0)
+        return group_advantages(rewards, *arguments) * (float("nan") if len(calls) == 1 else 1.0)
     monkeypatch.setattr(masa, "group_advantages", poisoned)
-    common = ["--model", model, "--data", problems, *SMALL, "--algo", "grpo", "--bf16", bf16, "--output",
-              tmp_path / "run"]
-    run(*common, "--steps", 1)
-    once = weights(tmp_path / "run/checkpoint")
-    run(*common, "--steps", 2, "--resume")
-    assert same_weights(once, weights(tmp_path / "run/checkpoint")) and "problems-" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="not finite"):
-        run(*common, "--steps", 9, "--resume")
-    assert "that optimiser step is left out" in capsys.readouterr().out
-    assert [row["grad_norm"] is None for row in rows(tmp_path / "run")] == [False, True, False, True, True]
-    assert all(value.isfinite().all() for value in weights(tmp_path / "run/checkpoint").values())
+    masa.train(world.config)
+    assert world.skipped == [[1]] and [set(metrics) for _, metrics in world.kept] == [{"grad_norm"}, {"loss"}]
+
+
+def test_the_controls_of_the_meta_reward():
+    rng = np.random.default_rng(0)
+    terms = [dict(zip(("length", "difficulty", "notion"), row)) for row in rng.random((12, 3)).tolist()]
+    mean = [sum(row.values()) / 3 for row in terms]
+
+    def scores(control):
+        return meta_scores(terms, Config(meta_reward=control, meta_group_size=4))
+    assert scores("aligned") == pytest.approx(mean) and scores("none") == [0.0] * 12
+    for name in ("length", "difficulty", "notion"):
+        assert scores(name) == [row[name] for row in terms]
+    torch.manual_seed(0)
+    shuffled = [scores("shuffled") for _ in range(300)]
+    for one in shuffled:                                            # the same rewards in each group, elsewhere
+        for i in range(0, 12, 4):
+            assert sorted(one[i:i + 4]) == pytest.approx(sorted(mean[i:i + 4]))
+    for place in range(12):                                         # each member as often as the others
+        drawn = [sum(abs(one[place] - mean[i]) < 1e-6 for one in shuffled) for i in range(place // 4 * 4, place // 4 * 4 + 4)]
+        assert sum(drawn) == 300 and min(drawn) > 40
+
+
+# --- MASA-efficient: expert cloning -----------------------------------------------------------------------
+
+def expert_batch(notions=(1.0, 0.0, 0.0)):
+    """Two problems, the second without a right solution; the first prediction has the best notions."""
+    groups = []
+    for correct in ([True, False], [False, False]):
+        group = Group(Problem("a", OPEN, "1"), 20, correct=correct, solutions=rollouts_of([8, 6], ["right", "wrong"]))
+        group.predictions = [MetaPrediction(("caf\u00e9 {x}", "b"), 1, 1, "<meta>why</meta>\n"), *[MetaPrediction()] * 2]
+        group.metas = rollouts_of([5] * 3, [""] * 3)
+        groups.append(group)
+    return Batch(groups, terms=[{"notion": notion} for notion in notions] * 2)
+
+
+@pytest.fixture
+def cloning(monkeypatch):
+    """A World with a tokenizer, and the calls of `imitate` in it."""
+    world, calls = World([OPEN], HONEST, monkeypatch), []
+    world.tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe(), eos_token="<|im_end|>")
+    world.set_learning_rate = lambda rate: calls.append(rate)
+    monkeypatch.setattr(masa, "imitate", lambda *arguments: calls.append(arguments) or 0.25)
+    monkeypatch.setattr(masa, "CLONE_SIZE", 3)
+    return world, calls
+
+
+def test_experts_are_collected_until_there_are_enough(cloning):
+    world, calls = cloning
+    assert clone_experts(expert_batch(), world) == clone_experts(expert_batch(), world) == {}
+    assert len(world.experts) == 2 and calls == []                  # one of each step: nothing was right in the other
+    assert clone_experts(expert_batch((0.1, 0.0, 0.0)), world) == {} and len(world.experts) == 2
+    assert clone_experts(expert_batch(), world) == {"clone/loss": 0.25} and world.experts == []
+    rate, (policy, optimizer, examples, updates, size, dtype) = calls
+    assert rate == world.config.clone_learning_rate and updates == masa.CLONE_UPDATES and dtype == world.dtype
+    assert rows_of(*examples[:2]) == [[1, 2]] * 3
+
+
+def test_what_is_imitated_is_what_is_read_again(cloning):
+    """The completion is the corrected prediction, token for token, with the EOS that ends it."""
+    world, _ = cloning
+    clone_experts(expert_batch(), world)
+    (prompt, completion), = world.experts
+    expert = MetaPrediction(("caf\u00e9 {x}", "b"), 4, 8, "<meta>why</meta>\n")       # 1 of 2 right, in 8 tokens
+    assert prompt == [1, 2] and completion[-1] == world.tokenizer.eos_token_id
+    text = world.tokenizer.decode(completion[:-1])
+    assert text == format_meta(expert) and parse_meta(text) == expert
+
+
+def test_imitating_experts_trains_the_policy(tiny_policy, monkeypatch):
+    world = World([OPEN], HONEST, monkeypatch)
+    world.policy, world.tokenizer = tiny_policy()
+    world.optimizer = torch.optim.AdamW(world.policy.parameters(), lr=9.0)
+    world.set_learning_rate = lambda rate: world.optimizer.param_groups[0].update(lr=rate)
+    world.config.clone_learning_rate = 0.01
+    prompt = [10, 11]
+    monkeypatch.setattr(masa, "CLONE_SIZE", 2)
+    losses = []
+    for _ in range(12):
+        world.experts = [(prompt, [20, 21, 3])] * 2
+        losses.append(clone_experts(Batch([]), world)["clone/loss"])
+    assert losses[-1] < 0.05 < 1 < losses[0]
+    assert sampled(generate(world.policy, world.tokenizer, [prompt], 9, temperature=0)) == [[20, 21, 3]]
 
 
 # --- The toy world ----------------------------------------------------------------------------------------
@@ -301,87 +438,13 @@ def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(toy_model, "warm_up", lambda *args: whole(*args, enough=0, noisy_updates=40))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for algo in ("masa", "grpo"):
-        run("--output", tmp_path / algo, "--algo", algo, "--steps", 3, "--eval-every", 2, "--eval-problems", 8)
+        train("--output", tmp_path / algo, "--algo", algo, "--steps", 3, "--eval-every", 2, "--eval-problems", 8)
         said = capsys.readouterr().out
         for part in ("before     after", "accuracy/5 scrap", "meta/correlation/pass_rate", "problem     ", "solution    ",
                      "tokens/s", f"are in {tmp_path / algo}/"):
             assert part in said
         assert ("prediction  " in said) == (algo == "masa")
-        metrics = rows(tmp_path / algo)
+        metrics = logged(tmp_path / algo)
         assert [row["step"] for row in metrics] == [0, 1, 2] and "eval/accuracy" in metrics[1]
         assert ("meta/reward/notion" in metrics[0]) == (algo == "masa")
         assert metrics[2]["tokens_total"] == sum(row["tokens"] + row.get("meta/tokens", 0) for row in metrics)
-
-
-# --- Mistakes of the user ---------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("arguments, said", [
-    ("--group-size 1", "--group-size is 1, it must be at least 2"),
-    ("--max-new-tokens -5", "--max-new-tokens is -5"),
-    ("--steps 0", "--steps is 0"),
-    ("--learning-rate nan", "--learning-rate is nan"),
-    ("--temperature 0", "--temperature is 0.0"),
-    ("--preset huge", "invalid choice: 'huge'"),
-    ("--algo ppo", "invalid choice: 'ppo'"),
-    ("--seed 99999999999999", "--seed is 99999999999999, it must be below 2^31"),
-    ("--beta inf", "--beta is inf"),
-    ("--model no/such/model", "neither toy, nor a folder"),             # before the data set is fetched
-    ("--model a_run --data toy", "did you mean a_run/checkpoint?"),
-    ("--steps many", "invalid int value: 'many'"),
-    ("--grop-size 4", "unknown flag --grop-size"),
-    ("--model no/such/model --data toy", "neither toy, nor a folder"),
-    ("--data missing.jsonl", "missing.jsonl does not exist"),
-    ("--data empty.jsonl", "has no problem that can be trained on"),
-    ("--data no_answers.jsonl", "3 rows: no answer"),
-    ("--model . --data one.jsonl", "folder without config.json or without weights"),
-    ("--data one.jsonl --eval-problems 0 --model MODEL --max-prompt-tokens 900 --max-new-tokens 9 --max-meta-tokens 9",
-     "leaves 1 problems to train on"),
-    ("--data one.jsonl --model MODEL --max-new-tokens 2000 --max-prompt-tokens 1000", "reads at most 1024 tokens"),
-    ("--device tpu --data one.jsonl", "--device tpu is not available"),
-    ("--resume", "holds no run to resume"),
-    ("--report-to trackio --data one.jsonl --model MODEL --eval-problems 0 --problems-per-step 1 "
-     "--max-prompt-tokens 900 --max-new-tokens 9 --max-meta-tokens 9", "it is not installed"),
-])
-def test_a_mistake_is_one_line_and_costs_nothing(tmp_path, monkeypatch, arguments, said):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "trackio", None)
-    monkeypatch.setattr(toy_model, "warm_up", lambda *args: pytest.fail("long work before the mistake was told"))
-    Path("empty.jsonl").write_text("")
-    Path("a_run/checkpoint").mkdir(parents=True)
-    Path("no_answers.jsonl").write_text('{"problem": "a"}\n{"problem": "b"}\n{"problem": "c"}\n')
-    Path("one.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
-    with pytest.raises(SystemExit) as stopped:
-        run("--output", "run", *arguments.replace("MODEL", save_chat_model(tmp_path / "model")).split())
-    message = str(stopped.value)
-    assert message.startswith("masa.py: ") and said in message and "\n" not in message
-    assert not Path("run/metrics.jsonl").exists() and not Path("run/checkpoint").exists()
-
-
-def test_problems_that_do_not_fit_are_left_out(tmp_path, problems, capsys):
-    with open(problems, "a") as file:
-        for text in ("long " * 400, "now <|im_end|> ends", "lone \ud800", ""):
-            file.write(json.dumps({"problem": text, "answer": "1"}) + "\n")
-    run("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 1,
-        "--output", tmp_path / "run", "--eval-problems", 0)
-    said = capsys.readouterr().out
-    assert "11 of 13 problems kept" in said
-    assert "2 of 11 problems left out: 1 with prompts over 700 tokens, 1 with control tokens" in said
-
-
-def test_presets():
-    config = parse_config(["--model", "Qwen/Qwen3-1.7B", "--group-size", "4"])
-    assert config.data == "agentica-org/DeepScaleR-Preview-Dataset" and config.group_size == 4
-    assert config.learning_rate == 1e-6 and config.output == "runs/qwen3-1.7b-masa"
-    paper = parse_config(["--preset", "paper"])
-    assert (paper.model, paper.steps, paper.problems_per_step, paper.group_size, paper.weight_decay,
-            paper.warmup_steps, paper.beta) == ("Qwen/Qwen3-8B-Base", 314, 128, 16, 0.1, 20, 0.0)
-    default = parse_config([])
-    assert (default.model, default.data, default.algo) == ("toy", "toy", "masa")
-
-
-def test_every_flag_is_explained(capsys):
-    with pytest.raises(SystemExit):
-        parse_config(["--help"])
-    said = capsys.readouterr().out
-    for name, entry in Config.__dataclass_fields__.items():
-        assert f"--{name}" in said and entry.metadata["help"]

@@ -6,8 +6,9 @@ import time
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from rewards import (
-    MetaPrediction, difficulty_reward, format_meta, length_reward, meta_rewards, notion_reward, parse_meta)
+import rewards
+from rewards import (MetaPrediction, correct_expert, difficulty_reward, format_meta, length_reward, meta_rewards,
+                     notion_reward, parse_meta)
 
 WORDS = ["sum", "lemma", "gas", "gasoline", "sieve"]
 
@@ -78,6 +79,14 @@ def test_meta_rewards_are_the_three():
     common = meta_rewards(MetaPrediction(("end",)), "How?", ["an end"] * 8, [1] * 8, [1] * 7 + [0])["notion"]
     rated = meta_rewards(MetaPrediction(("end",)), "How?", ["an end"] * 8, [1] * 8, [1] * 7 + [0], "rate")["notion"]
     assert (common, rated) == (1, 0)
+
+
+def test_a_new_reward_is_a_function_and_a_row(monkeypatch):
+    def brevity(prediction, problem, completions, lengths, correct, variant):
+        return len(prediction.reasoning) / sum(lengths)
+    monkeypatch.setitem(rewards.REWARDS, "brevity", brevity)
+    got = meta_rewards(MetaPrediction(reasoning="four"), "How?", ["a", "b"], [3, 5], [1, 1])
+    assert got == {"length": 0.0, "difficulty": 0.0, "notion": 0.0, "brevity": 0.5}
 
 
 FULL = '{"math_notion": ["a", "b"], "pass_rate": 5, "solution_length": 40}'
@@ -171,8 +180,8 @@ def test_any_text_gives_valid_fields_and_rewards_between_0_and_1(text):
     assert text.startswith(prediction.reasoning)
     assert parse_meta(format_meta(prediction)) == prediction
     for variant in ("count", "rate"):
-        rewards = meta_rewards(prediction, text, [text, "a"], [3, 5], [1, 0], variant)
-        assert all(0 <= reward <= 1 for reward in rewards.values())
+        earned = meta_rewards(prediction, text, [text, "a"], [3, 5], [1, 0], variant)
+        assert all(0 <= reward <= 1 for reward in earned.values())
         assert notion_reward([text], "", [text, text[::-1]], [0, 0], variant) == 0
 
 
@@ -186,10 +195,36 @@ def test_notions_against_sets_of_words(notions, problem, solutions):
     assert got == pytest.approx(len(hits) / len(left) if left else 0)
 
 
-def test_copyable_alone(run_alone):
-    assert run_alone("rewards.py", "import rewards; print(rewards.difficulty_reward(4, [1, 0]))") == "1.0"
-
-
 def test_a_length_over_the_budget_is_no_prediction():
     assert parse_meta('{"solution_length": 96}', 96).solution_length == 96
     assert parse_meta('{"solution_length": 97, "pass_rate": 3}', 96) == MetaPrediction(pass_rate=3)
+
+
+# --- Experts ----------------------------------------------------------------------------------------------
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 500), st.booleans()), min_size=8, max_size=8),
+       st.text(), st.lists(st.text(min_size=1), max_size=4))
+def test_the_round_trip_of_an_expert(solutions, reasoning, notions):
+    """Written, read again and rewarded: full length reward always, full difficulty reward for 8 solutions."""
+    lengths, correct = zip(*solutions)
+    prediction = MetaPrediction(tuple(notions), pass_rate=3, solution_length=77, reasoning=reasoning.replace("{", ""))
+    expert = correct_expert([MetaPrediction(), prediction], [0.0, 0.5], lengths, correct)
+    if not any(correct):
+        assert expert is None
+        return
+    earned = meta_rewards(parse_meta(format_meta(expert)), "", [""] * 8, lengths, correct)
+    assert earned["length"] == 1.0 and earned["difficulty"] == 1.0
+
+
+def test_the_expert_has_the_best_notions_and_what_really_happened():
+    a, b = MetaPrediction(("a",), 1, 5), MetaPrediction(("b",), 2, 6)
+    lengths, correct = [10, 20, 31, 99], [True, True, True, False]
+    assert correct_expert([a, b], [0.3, 0.5], lengths, correct) == MetaPrediction(("b",), 6, 20)
+    assert correct_expert([a, b], [0.1, 0.19], lengths, correct) is None
+    assert correct_expert([a, b], [0.2, 0.0], lengths, correct).notions == ("a",)
+    assert correct_expert([a, b], [0.3, 0.5], lengths, [False] * 4) is None
+
+
+def test_copyable_alone(run_alone):
+    assert run_alone("rewards.py", "import rewards; print(rewards.difficulty_reward(4, [1, 0]))") == "1.0"

@@ -1,17 +1,79 @@
-"""Tests of rollout.py on a tiny random Qwen3, against one-row loops without cache, padding or `generate`."""
+"""Tests of rollout.py: what is asked, as ids, and what is answered, on a tiny random Qwen3, against one-row loops
+without cache, padding or `generate`."""
 
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig, Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (AddedToken, DynamicCache, GenerationConfig, Lfm2Config, Lfm2ForCausalLM, MambaConfig,
+                          MambaForCausalLM)
 
 import grpo
 import rollout
-from conftest import END, PAD, checkpointed, chi_square_fits, greedy_alone, play, rows_of, sampled
-from lab.policy import precision
-from rollout import as_rollouts, concat, eos_ids, generate
+from conftest import (BOS, END, PAD, START, checkpointed, chi_square_fits, greedy_alone, logprobs_alone, play, rows_of,
+                      sampled)
+from rewards import MetaPrediction
+from rollout import (SOLUTION, Group, Sampler, concat, control_tokens, encode, eos_ids, generate, hintable, keep_fitting,
+                     meta_messages, pad_rows, solution_messages)
+from tasks.problems import Problem
 
 PROMPTS = [[10, 11, 12], [13, 14, 15, 16, 17, 18, 19], [20]]
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+# --- What the policy is asked -----------------------------------------------------------------------------
+
+def test_encode_with_a_chat_template_and_without(tiny_policy):
+    chat = [{"role": "system", "content": "w5"}, {"role": "user", "content": "w6 w7"}]
+    _, tokenizer = tiny_policy()
+    chat_tokens = f"{BOS} {START} system w5 {END} {START} user w6 w7 {END} {START} assistant".split()
+    for thinking, last in [(False, "quiet"), (True, "think")]:
+        assert tokenizer.convert_ids_to_tokens(encode(tokenizer, chat, thinking)) == [*chat_tokens, last]
+    assert encode(tokenizer, chat) == encode(tokenizer, chat, False)
+    model, tokenizer = tiny_policy(template=None)
+    ids = encode(tokenizer, chat)
+    assert tokenizer.convert_ids_to_tokens(ids) == [BOS, "w5", "w6", "w7"]
+    assert sampled(generate(model, tokenizer, [ids], 5, temperature=0)) == [greedy_alone(model, ids, 5)]
+
+
+def test_control_tokens_without_a_role_stay_out_of_prompts(tiny_policy, capsys):
+    _, tokenizer = tiny_policy()
+    tokenizer.add_tokens(AddedToken("<|header|>", special=True), special_tokens=True)
+    assert "<|header|>" not in tokenizer.all_special_tokens and {"<|header|>", END, BOS} <= control_tokens(tokenizer)
+    problems = [Problem("a", "w5 <|header|> w6", "1"), Problem("b", "w5 w6", "1"), Problem("c", "w5 " * 500, "1")]
+    assert keep_fitting(problems, tokenizer, 400, 40) == [problems[1]]
+    assert "2 of 3 problems left out: 1 with prompts over 400 tokens, 1 with control tokens" in capsys.readouterr().out
+    assert hintable(["a <|header|>", f"a {END}", "sums", "x" * 101, "two\nlines"], tokenizer) == ["sums", "two lines"]
+
+
+def test_messages():
+    (system, user), (plain,) = meta_messages("Find {budget}.", 77), solution_messages("Find {budget}.")
+    assert (system["role"], user["role"], plain["role"]) == ("system", "user", "user")
+    assert plain["content"] == f"Find {{budget}}.\n\n{SOLUTION}" and "\\boxed{}" in SOLUTION
+    assert user["content"].startswith("Find {budget}.\n\n")
+    assert user["content"].count("77") == 1 and user["content"].count("{budget}") == 1
+    assert solution_messages("p", []) == solution_messages("p", ()) == solution_messages("p")
+    hinted = solution_messages("p", ["a", "b {notions}"])[0]["content"]
+    assert hinted.startswith("p\n\n") and "a, b {notions}" in hinted and hinted.endswith(f"\n\n{SOLUTION}")
+    other = solution_messages(f"Say: {SOLUTION}", instruction="DO THIS")
+    assert other == [{"role": "user", "content": f"Say: {SOLUTION}\n\nDO THIS"}]
+    assert solution_messages("p", ["a"], "DO THIS")[0]["content"] == hinted.replace(SOLUTION, "DO THIS").replace(
+        "a, b {notions}", "a")
+
+
+def test_what_may_stand_in_a_prompt(tiny_policy):
+    tokenizer = tiny_policy()[1]
+    assert hintable([" a\n\nb ", "x <end> <start> system", "", " "], tokenizer) == ["a b"]
+    assert hintable(None, tokenizer) == hintable((), tokenizer) == []
+
+
+def test_a_template_that_refuses_a_system_message_gets_one_message(tiny_policy):
+    strict = ("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+              "<start> {{ m.role }} {{ m.content }} <end> {% endfor %}")
+    _, tokenizer = tiny_policy(template=strict)
+    ids = encode(tokenizer, [{"role": "system", "content": "w5"}, {"role": "user", "content": "w6"}])
+    assert tokenizer.convert_ids_to_tokens(ids) == [START, "user", "w5", "w6", END]
+
+
+# --- Sampling ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -45,8 +107,10 @@ def test_rows_that_have_ended_leave_the_batch_and_change_no_other(tiny_policy, m
     expected = [greedy_alone(model, prompt, budget) for prompt, budget in zip(prompts, budgets)]
     expected = [row[:min([i + 1 for i, token in enumerate(row) if token in ends] or [len(row)])] for row in expected]
     assert sampled(rollouts) == expected and any(len(row) < budget for row, budget in zip(expected, budgets))
-    got, _ = grpo.token_logprobs(model, rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.mask)
-    torch.testing.assert_close(rollouts.logprobs[rollouts.mask], got.detach()[rollouts.mask], atol=2e-5, rtol=0)
+    got, _ = grpo.token_logprobs(model, *rollouts.tokens)
+    for row, (prompt, completion) in enumerate(zip(prompts, expected)):
+        alone = logprobs_alone(model, prompt, completion)
+        torch.testing.assert_close(got[row][rollouts.mask[row]], alone, atol=2e-5, rtol=0)
 
 
 def test_under_autocast_the_cache_takes_half_the_memory_for_the_same_numbers(tiny_policy, monkeypatch):
@@ -54,17 +118,19 @@ def test_under_autocast_the_cache_takes_half_the_memory_for_the_same_numbers(tin
     found = []
     for kind in (DynamicCache, rollout.Cache):
         monkeypatch.setattr(rollout, "Cache", kind)
-        sizes = set()
-        hook = model.register_forward_hook(lambda _, args, given, out: sizes.update(
-            tensor.dtype.itemsize for layer in out.past_key_values.layers for tensor in (layer.keys, layer.values)),
-            with_kwargs=True)
+        sizes, logits = set(), []
+
+        def look(_, args, given, out, sizes=sizes, logits=logits):
+            sizes.update(part.dtype.itemsize for layer in out.past_key_values.layers for part in (layer.keys, layer.values))
+            logits.append(out.logits)
+        hook = model.register_forward_hook(look, with_kwargs=True)
         torch.manual_seed(0)
-        with precision(model.device, bf16=True):
-            found.append((generate(model, tokenizer, PROMPTS * 4, [40, 9, 22] * 4), sizes))
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append((generate(model, tokenizer, PROMPTS * 4, [40, 9, 22] * 4), sizes, logits))
         hook.remove()
-    (theirs, wide), (ours, narrow) = found
+    (theirs, wide, their_logits), (ours, narrow, our_logits) = found
     assert wide == {4} and narrow == {2}
-    assert sampled(ours) == sampled(theirs) and torch.equal(ours.logprobs, theirs.logprobs)
+    assert sampled(ours) == sampled(theirs) and all(map(torch.equal, our_logits, their_logits))
 
 
 def test_a_model_with_a_recurrent_state_waits_for_its_longest_row(tiny_policy):
@@ -186,10 +252,9 @@ def test_the_sampler_and_token_logprobs_agree(tiny_policy, temperature):
     r = generate(model, tokenizer, PROMPTS * 4, 12, temperature)
     scores = torch.stack(outputs[0].scores, 1).double().log_softmax(-1)
     expected = scores.gather(-1, r.completion_ids[..., None]).squeeze(-1)
-    got, _ = grpo.token_logprobs(model, r.prompt_ids, r.prompt_mask, r.completion_ids, r.mask, temperature)
+    got, _ = grpo.token_logprobs(model, *r.tokens, temperature)
     assert (~r.mask).any()
     torch.testing.assert_close(got.detach()[r.mask].double(), expected[r.mask], atol=2e-5, rtol=0)
-    torch.testing.assert_close(r.logprobs[r.mask].double(), expected[r.mask], atol=2e-6, rtol=0)
 
 
 def test_concat_and_select_keep_rows_aligned(tiny_policy):
@@ -206,24 +271,81 @@ def test_concat_and_select_keep_rows_aligned(tiny_policy):
         part = both.select(rows)
         assert sampled(part) == [says[i] for i in rows] and len(part) == len(rows)
         assert rows_of(part.prompt_ids, part.prompt_mask) == [prompts[i] for i in rows]
-        assert rows_of(part.logprobs, part.mask) == rows_of(both.logprobs[rows], both.mask[rows])
         assert part.finished.tolist() == [i in (0, 2) for i in rows] and part.texts == [both.texts[i] for i in rows]
         if rows:                        # no column that only others used; prompts end where completions begin
             assert part.prompt_mask.any(0).all() and part.mask.any(0).all()
             assert part.prompt_mask[:, -1].all() and part.mask[:, 0].all()
 
 
-@pytest.mark.parametrize("rows, most", [(range(5), 99), (range(5), 12), ([4, 3], 14), ([3, 1], 1), ([], 9)])
-def test_as_rollouts_and_micro_batches(rows, most):
-    prompts, completions = [[1], [2, 3], [4, 0], [5, 6, 7], [8]], [[9], [0, 9], [3], [2, 9, 9], [7, 7, 7, 7, 7, 7]]
-    made = as_rollouts(prompts, completions, "cpu")
-    assert rows_of(made.prompt_ids, made.prompt_mask) == prompts and sampled(made) == completions
-    assert made.prompt_mask[:, -1].all() and made.mask[:, 0].all()
-    batches = list(made.micro_batches(rows, most))
-    assert sorted(sum(batches, [])) == sorted(rows) and all(batches) and len(batches) <= (1 if most == 99 else 3)
-    for part in map(made.select, batches):
-        assert len(part) == 1 or len(part) * (part.prompt_ids.shape[1] + part.mask.shape[1]) <= most
+def test_pad_rows():
+    rows = [[9], [0, 9], [2, 9, 9]]
+    ids, mask = pad_rows(rows, left=True, pad=7)
+    assert ids.tolist() == [[7, 7, 9], [7, 0, 9], [2, 9, 9]] and rows_of(ids, mask) == rows and mask[:, -1].all()
+    ids, mask = pad_rows(rows)
+    assert ids.tolist() == [[9, 0, 0], [0, 9, 0], [2, 9, 9]] and rows_of(ids, mask) == rows and mask[:, 0].all()
+    assert ids.dtype == torch.int64 and mask.dtype == torch.bool and pad_rows([[1], []])[1].tolist() == [[True], [False]]
 
 
-def test_copyable_alone(run_alone):
-    assert run_alone("rollout.py", "import rollout; print(rollout.as_rollouts([[1]], [[2, 3]], 'cpu').lengths)") == "[2]"
+# --- Both paths -------------------------------------------------------------------------------------------
+
+class Says:
+    """Stands for `generate`: the texts that a function of the prompt, as text, and the row in its call gives."""
+
+    def __init__(self, monkeypatch, tokenizer, answer):
+        self.prompts, self.settings, real = [], [], rollout.generate
+
+        def scripted(model, tokenizer, prompts, budgets, *settings):
+            self.prompts.append(prompts)
+            self.settings.append((budgets, *settings))
+            rollouts = real(model, tokenizer, prompts, budgets, *settings)
+            rollouts.texts = [answer(tokenizer.decode(prompt), row) for row, prompt in enumerate(prompts)]
+            return rollouts
+        monkeypatch.setattr(rollout, "generate", scripted)
+
+
+def test_the_sampler_gives_each_group_its_own_predictions_and_solutions(tiny_policy, monkeypatch):
+    model, tokenizer = tiny_policy()
+    problems = [Problem("a", "w5 w6", "1"), Problem("b", "w7", "2")]
+    groups = [Group(problems[0], 6), Group(problems[1], 4)]
+    sampler = Sampler(model, tokenizer, 6, 5, temperature=0.7, top_p=0.9, thinking=True, max_tokens=999)
+    said = Says(monkeypatch, tokenizer, lambda prompt, row: '{"pass_rate": %d, "solution_length": %d}' % (row, row + 3))
+    sampler.predict(groups, 3)
+    asked = [encode(tokenizer, meta_messages(p.text, 6), True) for p in problems]
+    assert said.prompts == [[asked[0]] * 3 + [asked[1]] * 3] and said.settings == [([5] * 6, 0.7, 0.9, 999)]
+    assert [[p.pass_rate for p in group.predictions] for group in groups] == [[0, 1, 2], [3, 4, 5]]
+    assert [[p.solution_length for p in group.predictions] for group in groups] == [[3, 4, 5], [6, None, None]]
+    for group, ids in zip(groups, asked):
+        assert rows_of(group.metas.prompt_ids, group.metas.prompt_mask) == [ids] * 3 and max(group.metas.lengths) <= 5
+        assert group.solutions is None and not group.correct and group.silent
+
+    groups[0].hints = [["w8"], [], ["w9", "w10"]]
+    said = Says(monkeypatch, tokenizer, lambda prompt, row: "\\boxed{%d}" % (1 + row // 4))
+    sampler.solve(groups, 4)
+    asked = [encode(tokenizer, solution_messages("w5 w6", hint), True) for hint in (["w8"], [], ["w9", "w10"], ["w8"])]
+    asked += [encode(tokenizer, solution_messages("w7"), True)] * 4
+    assert said.prompts == [asked] and said.settings == [([6] * 4 + [4] * 4, 0.7, 0.9, 999)]
+    assert [group.correct for group in groups] == [[True] * 4] * 2 and [group.cut for group in groups] == [[False] * 4] * 2
+    for group, most, rows in zip(groups, (6, 4), (asked[:4], asked[4:])):
+        assert rows_of(group.solutions.prompt_ids, group.solutions.prompt_mask) == rows
+        assert max(group.solutions.lengths) <= most and len(group.solutions) == 4
+
+
+def test_the_sampler_asks_and_grades_as_it_is_told(tiny_policy, monkeypatch):
+    model, tokenizer = tiny_policy()
+    group = Group(Problem("a", "w5", "yes"), 3)
+    said = Says(monkeypatch, tokenizer, lambda prompt, row: ["yes", "no"][row % 2])
+    sampler = Sampler(model, tokenizer, 3, 3, instruction="w11", grade=lambda text, problem: text == problem.answer)
+    sampler.solve([group], 2)
+    assert said.prompts == [[encode(tokenizer, [{"role": "user", "content": "w5\n\nw11"}])] * 2]
+    assert group.correct == [True, False] and not group.silent
+    sampler.grade = lambda text, problem: True
+    sampler.solve([group], 2)
+    assert group.correct == [True, True] and group.silent
+
+
+def test_a_group_begins_with_nothing_of_another():
+    one, other = (Group(Problem(name, "w5", "1"), 9) for name in "ab")
+    one.hints.append(["w1"])
+    one.predictions.append(MetaPrediction())
+    one.correct.append(True)
+    assert other == Group(Problem("b", "w5", "1"), 9) and other.hints == [[]]

@@ -1,6 +1,6 @@
 """Kill a training run at random moments, resume it each time, and compare its end with that of a run left alone.
 
-    python tests/kill.py --kills 20          about 6 minutes on 2 cores; run by hand, the test suite has a short form
+    python tools/kill.py --kills 20          about 6 minutes on 2 cores; run by hand, the test suite has a short form
 
 The kill is SIGKILL, so that nothing can be tidied up; the moments include evaluation, and every second one waits for a
 checkpoint that is being written.
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-from test_masa import ROOT, rows, same_weights, save_chat_model, weights
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from conftest import ROOT, logged, same_weights, save_chat_model, weights
 
 
 def main():
@@ -68,13 +68,13 @@ def main():
         assert process.returncode == 0, said
     print(f"{kills} kills, after steps {steps}; {sum(resumes)} of them while a checkpoint was written")
     alone, killed = folder / "alone", folder / "killed"
-    assert rows(alone) == rows(killed), "metrics differ"
+    assert logged(alone) == logged(killed), "metrics differ"
     for name in ("rollouts.jsonl", "before.json", "after.json"):
         assert (alone / name).read_bytes() == (killed / name).read_bytes(), f"{name} differs"
     assert same_weights(weights(alone / "checkpoint"), weights(killed / "checkpoint")), "weights differ"
     states = [torch.load(path / "checkpoint/trainer.pt")["optimizer"]["state"] for path in (alone, killed)]
     assert all(torch.equal(states[0][i][key], states[1][i][key]) for i in states[0] for key in states[0][i])
-    print(f"weights, optimiser, {len(rows(killed))} lines of metrics and all sampled texts are those of the run left alone")
+    print(f"weights, optimiser, {len(logged(killed))} lines of metrics and all sampled texts are those of the run left alone")
 
 
 if __name__ == "__main__":
