@@ -1,35 +1,41 @@
-r"""Predictive gating and length cutoff: spend rollouts only where the predictions promise something to learn.
+r"""Predictive gating and length cutoff: spend rollouts only where there is something to learn.
 
-    skip a problem   if  std(p) < 0.1  and  (mean(p) < 1/16  or  mean(p) > 15/16)    p: predicted pass rates
-    stop a solution  at  2 * mean(l) tokens                                          l: predicted lengths
+    said     skip a problem   if  std(p) < 0.1  and  (mean(p) < 1/16  or  mean(p) > 15/16)    p: predicted pass rates
+    read     skip a problem   if  z = P(0 of G right) + P(G of G right) >= 0.9                ours
+    cutoff   stop a solution  at  2 * mean(l) tokens                                          l: predicted lengths
 
-(MASA, arXiv 2510.03259, Algorithm 1.) A group whose solutions are all right or all wrong has no variance, so
-no gradient: leaving it out saves its tokens and costs nothing, provided that the prediction is right. The
-paper does not say how near to 0 or 1 the mean has to be; 1/16 is where it rounds to 0 or 8 of 8 attempts.
+(MASA, arXiv 2510.03259, Algorithm 1.) A group whose solutions are all right or all wrong has no variance, so no gradient:
+leaving it out saves its tokens and costs nothing, provided that the prediction is right. The paper asks the policy and
+lets unanimity decide; it does not say how near to 0 or 1 the mean has to be, and 1/16 is where it rounds to 0 or 8 of 8.
+Ours is to read the probability mass z, from the number token of its predictions or, before it has said anything, from
+features of the problem such as the policy's own hidden states (`CountReader`).
 
-Both rules hide the evidence against them, since nobody sees what a skipped problem or the rest of a stopped
-solution would have been. `Audit` does the arithmetic for a random share that is looked at nevertheless, and
-`Audit.trusted` says whether the evidence suffices to follow the rule at all: a predictor that has collapsed
-to one constant answer, as the paper's own does for a while, would have every problem thrown away.
+All rules hide the evidence against them, since nobody sees what a skipped problem or the rest of a stopped solution would
+have been. `Audit` does the arithmetic for a random share that is looked at nevertheless, and `Audit.trusted` says whether
+the evidence suffices to follow the rule at all: a predictor that has collapsed to one constant answer, as the paper's own
+does for a while, would have every problem thrown away.
 """
 
 import statistics
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from numbers import Integral
 
-# a predicted pass rate is a count: right attempts out of 8, as the JSON object has it
-ATTEMPTS = 8
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ATTEMPTS = 8                    # a predicted pass rate is a count: right attempts out of 8, as the JSON object has it
 GATE_STD, GATE_MARGIN = 0.1, 1 / 16         # of pass rates as shares, in [0, 1]
 
 
 def should_skip(pass_rates: Iterable[int | None], std: float = GATE_STD, margin: float = GATE_MARGIN) -> bool:
     """Do the predictions of one problem agree that every solution will be right, or every one wrong?
 
-    pass_rates: right attempts out of 8, as `rewards.parse_meta` gives them; None, an invalid prediction, is
-    left out. Fewer than two never skip. `std` is the unbiased standard deviation of the shares (k/8) below
-    which they agree, `margin` how near to 0 or 1 their mean has to be. Raises ValueError for what is no count
-    out of 8.
+    pass_rates: right attempts out of 8, as `rewards.parse_meta` gives them; None, an invalid prediction, is left out.
+    Fewer than two never skip. `std` is the unbiased standard deviation of the shares (k/8) below which they agree,
+    `margin` how near to 0 or 1 their mean has to be. Raises ValueError for what is no count out of 8.
 
     >>> should_skip([8, 8, 8, 7]), should_skip([8, 8, 8, 4]), should_skip([4, 4, 4]), should_skip([0, None])
     (True, False, False, False)
@@ -44,12 +50,83 @@ def should_skip(pass_rates: Iterable[int | None], std: float = GATE_STD, margin:
     return mean < margin or mean > 1 - margin
 
 
+def silent_mass(probabilities: Tensor) -> Tensor:
+    """z, the probability that a group has no variance: P(none right) + P(all right), [...], from [..., G + 1]."""
+    return probabilities[..., 0] + probabilities[..., -1]
+
+
+class CountReader:
+    """Softmax regression from features of a problem to how many of its G solutions will be right.
+
+    Every solved group is a label, those without variance included: cross-entropy on the observed count is a proper
+    score, where r_difficulty elicits little more than the mode. Features: [N, D] floats on the CPU, such as hidden states
+    of the policy at the last token of a prompt, detached. They age as the policy learns: a group weighs decay ** age, in
+    steps, and only the newest `window` steps count.
+    """
+
+    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97, ridge: float = 1e-2):
+        self.size, self.decay, self.ridge = group_size + 1, decay, ridge
+        self.steps, self.weights = deque(maxlen=window), None   # of each step (features, counts)
+
+    def add(self, features: Tensor, counts: list[int]) -> None:
+        """Add a step's groups: features [N, D], and how many solutions of each were right."""
+        self.steps.append((features, torch.tensor(counts)))
+
+    def fit(self, iterations: int = 20) -> None:
+        """Fit the groups that there are, by L-BFGS from the last solution."""
+        features, counts = (torch.cat(column) for column in zip(*self.steps))
+        ages = torch.cat([torch.full(row.shape, len(self.steps) - i) for i, (_, row) in enumerate(self.steps)])
+        share = self.decay ** ages / (self.decay ** ages).sum()
+        self.mean, self.std = features.mean(0), features.std(0).clamp(min=1e-6)
+        inputs = self.inputs(features)
+        weights = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
+        weights.requires_grad_()
+        optimizer = torch.optim.LBFGS([weights], max_iter=iterations, line_search_fn="strong_wolfe")
+
+        def loss():
+            optimizer.zero_grad()
+            total = share @ F.cross_entropy(inputs @ weights, counts, reduction="none")
+            total = total + self.ridge * weights[:-1].square().sum()
+            total.backward()
+            return total
+
+        with torch.enable_grad():
+            optimizer.step(loss)
+        self.weights = weights.detach()
+
+    def inputs(self, features: Tensor) -> Tensor:
+        return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)
+
+    def probabilities(self, features: Tensor) -> Tensor | None:
+        """P(k of G right) for k = 0..G, [N, G + 1], of problems with features [N, D]; None before the first fit."""
+        return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
+
+    def state_dict(self) -> dict:
+        """What `load_state_dict` needs to go on, as tensors."""
+        fitted = {} if self.weights is None else {name: getattr(self, name) for name in ("mean", "std", "weights")}
+        return fitted | {"steps": [list(step) for step in self.steps]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps.extend(map(tuple, state["steps"]))
+        for name in state.keys() - {"steps"}:
+            setattr(self, name, state[name])
+
+
+def word_features(texts: list[str], size: int = 256) -> Tensor:
+    """The control for hidden states: how often each word of a text occurs, hashed into [N, size]."""
+    counts = torch.zeros(len(texts), size)
+    for row, text in enumerate(texts):
+        for word in text.casefold().split():
+            counts[row, zlib.crc32(word.encode("utf-8", "replace")) % size] += 1
+    return counts
+
+
 def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, minimum: int = 1) -> int:
     """How many tokens a solution may take: `factor` times the mean of the predicted ones.
 
-    lengths: the predictions of one problem, in tokens; None is left out, and what is over `cap`, the budget
-    of a solution, counts as `cap`, so that no absurd number spoils the mean. The budget is at least `minimum`
-    and at most `cap`, which is also the budget where there is no prediction.
+    lengths: the predictions of one problem, in tokens; None is left out, and what is over `cap`, the budget of a
+    solution, counts as `cap`, so that no absurd number spoils the mean. The budget is at least `minimum` and at most
+    `cap`, which is also the budget where there is no prediction.
 
     >>> length_budget([30, 50], cap=96), length_budget([60, None], cap=96), length_budget([], cap=96)
     (80, 96, 96)
@@ -59,8 +136,7 @@ def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, 
 
 
 def lower_bound(hits: int, trials: int, z: float = 1.645) -> float:
-    """The lower end of Wilson's interval for a share, of which `hits` in `trials` is a sample; 0.0 for no
-    trials.
+    """The lower end of Wilson's interval for a share, of which `hits` in `trials` is a sample; 0.0 for no trials.
 
     With z = 1.645 the true share is higher with 95 % confidence.
     """
@@ -74,14 +150,13 @@ def lower_bound(hits: int, trials: int, z: float = 1.645) -> float:
 class Audit:
     """How right is a rule that flags cases and never sees what would have become of most of them?
 
-    Gating flags problems as groups without variance, the cutoff flags solutions as wrong. Of the flagged
-    cases a random share s is looked at, and each of these looks stands for 1/s cases; of the others
-    everything is known:
+    Gating flags problems as groups without variance, the cutoff flags solutions as wrong. Of the flagged cases a random
+    share s is looked at, and each of these looks stands for 1/s cases; of the others everything is known:
 
         precision = hits / flagged        recall = hits / (hits + missed)        f1 = their harmonic mean
 
-    where `missed` are the unflagged cases that should have been flagged. `trusted` rests on the newest
-    `window` looks, since an old one tells little of a policy that has learned since.
+    where `missed` are the unflagged cases that should have been flagged. `trusted` rests on the newest `window` looks,
+    since an old one tells little of a policy that has learned since.
     """
 
     def __init__(self, window: int = 64):
@@ -89,21 +164,18 @@ class Audit:
         self.recent = deque(maxlen=window)
 
     def add(self, looks: list[bool], missed: int, share: float = 1.0) -> None:
-        """Add a step. looks: was the rule right, for each case of a sample of this share? missed: how
-        many."""
+        """Add a step. looks: was the rule right, for each case of a sample of this share? missed: how many."""
         self.flagged += len(looks) / share
         self.hits += sum(looks) / share
         self.missed += missed
         self.recent.extend(map(bool, looks))
 
     def trusted(self, threshold: float) -> bool:
-        """Is the rule's precision above `threshold`, with 95 % confidence, by the newest looks? 0 trusts
-        blindly."""
+        """Is the rule's precision above `threshold`, with 95 % confidence, by the newest looks? 0 trusts blindly."""
         return threshold <= 0 or lower_bound(sum(self.recent), len(self.recent)) > threshold
 
     def figures(self) -> dict:
-        """precision, recall, f1 (None while there is nothing to tell from) and `trusted`'s bound,
-        precision_lower."""
+        """precision, recall, f1 (None while there is nothing to tell from) and `trusted`'s bound, precision_lower."""
         return ratios(self.hits, self.flagged, self.missed) | {
             "precision_lower": lower_bound(sum(self.recent), len(self.recent))}
 

@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 import torch
 
 from eval import evaluate
-from gating import length_budget, should_skip
+from gating import length_budget, should_skip, silent_mass, word_features
 from grpo import NotFinite, group_advantages, imitate, update
 from lab.flags import Config, command_line
 from lab.run import Run
 from rewards import REWARDS, correct_expert, format_meta, meta_rewards
-from rollout import Group, Sampler, concat, generate, hintable, pad_rows
+from rollout import Group, Sampler, concat, hintable, pad_rows
 
 CLONE_SIZE, CLONE_UPDATES = 128, 5      # experts that are collected, and supervised steps on them: the paper's
 MAX_ROUNDS = 4                          # of drawing problems in a step, of refilling and of dynamic sampling
@@ -39,22 +39,23 @@ MAX_ROUNDS = 4                          # of drawing problems in a step, of refi
 def train(config: Config) -> Run:
     """Algorithm 1 of the paper, as the flags say. Returns the Run, whose folder holds what came of it."""
     with Run(config, evaluate) as run:
-        sampler = run.sampler()
-        for step in run.steps():                                # seeded; evaluates and saves in between
+        sampler = run.sampler
+        for _ in run.steps():                                   # each seeded; evaluates and saves in between
             # Roll out: G solutions of every problem. MASA 1: and M predictions of how they will go.
-            # MASA-efficient 1: predict first, and solve only what the predictions say is worth it.
-            efficient = config.algo == "masa-efficient" and step >= config.gate_start
-            roll_out = predict_first if efficient else sample_dynamically if config.dynamic_sampling else solve_all
+            # MASA-efficient 1: gate and cut by predictions, and solve only what is worth it.
             with run.sampling():
-                batch = roll_out(sampler, run)
+                if config.algo == "masa-efficient":
+                    batch = predict_first(sampler, run)
+                else:
+                    batch = sample_dynamically(sampler, run) if config.dynamic_sampling else solve_all(sampler, run)
 
             # Reward a solution for being right, and compare it with the other solutions of its problem.
             batch.rewards = torch.tensor([float(c) for group in batch.groups for c in group.correct])
             keep = torch.tensor([not (config.mask_cut and c) for group in batch.groups for c in group.cut])
-            advantages = group_advantages(batch.rewards, config.group_size, keep)
-            rollouts = concat([group.solutions for group in batch.groups])
+            advantages = group_advantages(batch.rewards, config.group_size, keep)[keep]
+            rollouts = concat([group.solutions for group in batch.groups]).select(keep.nonzero().flatten().tolist())
 
-            if config.algo != "grpo":
+            if config.algo != "grpo" and config.meta_group_size:
                 # MASA 2 (eq. 1 to 4): reward a prediction for agreeing with the solutions of its own problem.
                 batch.terms = [terms for group in batch.groups for terms in self_alignment(group, config)]
                 batch.meta_rewards = meta_scores(batch.terms, config)
@@ -80,10 +81,9 @@ def train(config: Config) -> Run:
 
 @dataclass
 class Batch:
-    """What a step learns from. wasted: tokens sampled of problems that are not in it. metrics: to be logged.
+    """What a step learns from. wasted: tokens sampled of problems that are not in it. metrics: what else is logged.
 
-    rewards: [N * G]. terms: N * M dicts of the three rewards. meta_rewards: what predictions are trained on,
-    [N * M].
+    rewards: [N * G]. terms: N * M dicts of the three rewards. meta_rewards: what predictions are trained on, [N * M].
     """
     groups: list[Group]
     wasted: int = 0
@@ -112,97 +112,15 @@ def meta_scores(terms: list[dict], config: Config) -> torch.Tensor:
 
 
 def draw(run: Run, count: int) -> list[Group]:
-    return [Group(problem, run.config.max_new_tokens) for problem in run.stream.draw(count)]
+    return [Group(problem, [run.config.max_new_tokens]) for problem in run.stream.draw(count)]
 
 
 def predict(sampler: Sampler, groups: list[Group], config: Config) -> None:
-    """M predictions of each problem, and what follows from them: hints, and whether gating would skip it."""
-    sampler.predict(groups, config.meta_group_size)
-    for group in groups:
-        if config.hints:
+    """M predictions of each problem, and the hints that follow from them where they are asked for."""
+    if groups and config.meta_group_size:
+        sampler.predict(groups, config.meta_group_size)
+        for group in groups if config.hints else ():
             group.hints = [common_notions(group, sampler.tokenizer)]
-        rates = [p.pass_rate for p in group.predictions]
-        group.flagged = should_skip(rates, config.gate_std, config.gate_margin)
-
-
-def solve_all(sampler: Sampler, run: Run) -> Batch:
-    """Both paths of the next problems; the meta path only where it is trained. The gate's audit sees all of
-    it."""
-    groups = draw(run, run.config.problems_per_step)
-    if run.config.algo != "grpo":
-        predict(sampler, groups, run.config)
-    sampler.solve(groups, run.config.group_size)
-    return Batch(groups, metrics=judge_gate(groups, run) if run.config.algo != "grpo" else {})
-
-
-def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
-    """DAPO's dynamic sampling (arXiv 2503.14476): solve, and throw away groups without variance until enough
-    are left.
-
-    It pays G solutions for what it throws away, where MASA-efficient pays M short predictions.
-    """
-    config, kept, thrown, drawn = run.config, [], [], 0
-    for _ in range(MAX_ROUNDS):
-        groups = draw(run, config.problems_per_step)
-        sampler.solve(groups, config.group_size)
-        drawn += len(groups)
-        for group in groups:
-            (thrown if group.silent or len(kept) == config.problems_per_step else kept).append(group)
-        if len(kept) == config.problems_per_step:
-            break
-    # nothing to learn: a step that changes nothing
-    kept = kept or [thrown.pop()]
-    return Batch(kept, sum(sum(group.solutions.lengths) for group in thrown),
-                 {"problems_drawn": drawn, "problems_kept": len(kept)})
-
-
-def predict_first(sampler: Sampler, run: Run) -> Batch:
-    """MASA-efficient: predict, skip what is hopeless or trivial, stop what rambles, solve the rest; audit
-    both rules.
-
-    A problem that is flagged but not skipped is never cut: what becomes of it is the evidence for or against
-    the gate, and a cut solution would count as wrong.
-    """
-    config = run.config
-    groups, skipped = gate(sampler, run)
-    for group in groups:
-        if config.cutoff and not (config.gate and group.flagged):
-            lengths = [p.solution_length for p in group.predictions]
-            group.budget = length_budget(lengths, config.max_new_tokens, config.cutoff_factor,
-                                         config.cutoff_min)
-    sampler.solve(groups, config.group_size)
-    for group in groups:
-        group.cut = [not finished and not correct and group.budget < config.max_new_tokens
-                     for finished, correct in zip(group.solutions.finished.tolist(), group.correct)]
-    metrics = judge_gate(groups, run)
-    tokens = audit_gate(sampler, skipped, run) + audit_cutoff(sampler, groups, run)
-    return Batch(groups, sum(sum(group.metas.lengths) for group in skipped), metrics | {
-        "gate/share": len(skipped) / (len(groups) + len(skipped)),
-        "problems_drawn": len(groups) + len(skipped), "problems_kept": len(groups), "audit/tokens": tokens,
-        "cutoff/share": sum(sum(group.cut) for group in groups) / (len(groups) * config.group_size),
-        "cutoff/mean_budget": sum(group.budget for group in groups) / len(groups),
-        **{f"cutoff/{name}": value for name, value in run.cutoff_audit.figures().items()}})
-
-
-def gate(sampler: Sampler, run: Run) -> tuple[list[Group], list[Group]]:
-    """Predict until enough problems are worth solving, in at most MAX_ROUNDS rounds: groups to solve, and
-    skipped ones.
-
-    A flagged problem is skipped only while the audit trusts the gate (ours; so is drawing others in its
-    place). If every problem is flagged, the first ones are solved all the same.
-    """
-    config, kept, skipped = run.config, [], []
-    trusted = config.gate and run.gate_audit.trusted(config.gate_trust)
-    for _ in range(MAX_ROUNDS if config.refill else 1):
-        groups = draw(run, config.problems_per_step - len(kept))
-        predict(sampler, groups, config)
-        for group in groups:
-            (skipped if group.flagged and trusted else kept).append(group)
-        if len(kept) == config.problems_per_step:
-            break
-    if not kept:
-        kept, skipped = skipped[:config.problems_per_step], skipped[config.problems_per_step:]
-    return kept, skipped
 
 
 def common_notions(group: Group, tokenizer, most: int = 3) -> list[str]:
@@ -212,47 +130,128 @@ def common_notions(group: Group, tokenizer, most: int = 3) -> list[str]:
     return [notion for notion, _ in count.most_common(most)]
 
 
-# --- Audits (ours): nobody sees what a skipped problem would have been, so a random share is looked at ------
-
-def judge_gate(groups: list[Group], run: Run) -> dict:
-    """Tell the audit what came of solved groups; one that is silent because some were cut says nothing."""
-    known = [group for group in groups if not (group.silent and any(group.cut))]
-    run.gate_audit.add([group.silent for group in known if group.flagged],
-                       sum(group.silent and not group.flagged for group in known))
-    return {f"gate/{name}": value for name, value in run.gate_audit.figures().items()}
-
-
-def audit_gate(sampler: Sampler, skipped: list[Group], run: Run) -> int:
-    """Solve a random share of the skipped problems, off the books: was there really no variance? Tokens
-    spent."""
-    sample = [group for group in skipped if run.rng.random() < run.config.audit_fraction]
-    if sample:
-        sampler.solve(sample, run.config.group_size)
-        run.gate_audit.add([group.silent for group in sample], 0, run.config.audit_fraction)
-    return sum(sum(group.solutions.lengths) for group in sample)
+def solve_all(sampler: Sampler, run: Run) -> Batch:
+    """GRPO's and MASA's batch: both paths of the next problems, the meta path only where it is trained."""
+    groups = draw(run, run.config.problems_per_step)
+    if run.config.algo != "grpo":
+        predict(sampler, groups, run.config)
+    sampler.solve(groups, run.config.group_size)
+    return Batch(groups)
 
 
-def audit_cutoff(sampler: Sampler, groups: list[Group], run: Run) -> int:
-    """Continue a random share of the cut solutions, off the books: would they have been wrong? Tokens
-    spent."""
+def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
+    """DAPO's dynamic sampling (arXiv 2503.14476): solve, and throw away groups without variance until enough are left.
+
+    It pays G solutions for what it throws away, where MASA-efficient reads a prompt or pays M short predictions.
+    """
+    config, kept, thrown = run.config, [], []
+    for _ in range(MAX_ROUNDS):
+        groups = draw(run, config.problems_per_step)
+        sampler.solve(groups, config.group_size)
+        for group in groups:
+            (thrown if group.silent or len(kept) == config.problems_per_step else kept).append(group)
+        if len(kept) == config.problems_per_step:
+            break
+    kept = kept or [thrown.pop()]                               # nothing to learn: a step that changes nothing
+    return Batch(kept, wasted=sum(sum(group.solutions.lengths) for group in thrown),
+                 metrics={"problems_drawn": len(kept) + len(thrown), "problems_kept": len(kept)})
+
+
+# --- MASA-efficient: predict, skip, cut, solve --------------------------------------------------------------
+
+def predict_first(sampler: Sampler, run: Run) -> Batch:
+    """Skip what is hopeless or trivial, predict the rest, stop what rambles; learn from all of it how right that was.
+
+    Both rules are followed from step --gate-start on, as long as their audits trust them (ours), and then a random share
+    of what they flag is let through, so that the audits go on (ours).
+    """
     config = run.config
-    rows = [(group, i) for group in groups for i in range(config.group_size)]
-    missed = sum(not group.correct[i] and not group.cut[i] for group, i in rows)
-    run.cutoff_audit.add([], missed)
-    sample = [(g, i) for g, i in rows if g.cut[i] and run.rng.random() < config.audit_fraction]
-    if not sample:
-        return 0
-    prompts = [g.solutions.prompt_ids[i][g.solutions.prompt_mask[i]].tolist() for g, i in sample]
-    begun = [g.solutions.completion_ids[i][g.solutions.mask[i]].tolist() for g, i in sample]
-    rest = generate(run.policy, run.tokenizer, [p + b for p, b in zip(prompts, begun)],
-                    [config.max_new_tokens - len(b) for b in begun], config.temperature,
-                    max_tokens=config.max_tokens)
-    ends = [ids[keep].tolist() for ids, keep in zip(rest.completion_ids, rest.mask)]
-    texts = run.tokenizer.batch_decode([b + end for b, end in zip(begun, ends)], skip_special_tokens=True,
-                                       clean_up_tokenization_spaces=False)
-    wrong = [not sampler.grade(text, g.problem) for text, (g, _) in zip(texts, sample)]
-    run.cutoff_audit.add(wrong, 0, config.audit_fraction)
-    return sum(rest.lengths)
+    started = run.state["step"] >= config.gate_start
+    groups, skipped = gate(sampler, run, config.gate and started and run.gate_audit.trusted(config.gate_trust))
+    predict(sampler, [group for group in groups if not group.metas], config)
+    cutting = config.cutoff and started and run.cutoff_audit.trusted(config.cutoff_trust)
+    limits = [cutoff(group, run, cutting) for group in groups]
+    sampler.solve(groups, config.group_size)
+
+    # Audits: was a flagged group without variance, would a solution over its limit have been wrong?
+    share = config.audit_fraction if skipped else 1.0
+    run.gate_audit.add([group.silent for group in groups if group.flagged],
+                       sum(group.silent and not group.flagged for group in groups), share)
+    rows = [(length > limit, not right, cut) for group, limit in zip(groups, limits)
+            for length, right, cut in zip(group.solutions.lengths, group.correct, group.cut)]
+    run.cutoff_audit.add([wrong for over, wrong, _ in rows if over],
+                         sum(wrong and not over and not cut for over, wrong, cut in rows),
+                         config.audit_fraction if cutting else 1.0)
+    if config.gate_by in FEATURES:
+        run.reader.add(torch.cat([group.features for group in groups]), [sum(group.correct) for group in groups])
+        run.reader.fit()
+    drawn = len(groups) + len(skipped)
+    return Batch(groups, wasted=sum(sum(group.metas.lengths) for group in skipped if group.metas), metrics={
+        "gate/share": len(skipped) / drawn, "problems_drawn": drawn, "problems_kept": len(groups),
+        "cutoff/share": sum(cut for *_, cut in rows) / len(rows), "cutoff/mean_budget": sum(limits) / len(limits),
+        **{f"gate/{name}": value for name, value in run.gate_audit.figures().items()},
+        **{f"cutoff/{name}": value for name, value in run.cutoff_audit.figures().items()}})
+
+
+def gate(sampler: Sampler, run: Run, trusted: bool) -> tuple[list[Group], list[Group]]:
+    """Draw until enough problems are worth solving, in at most MAX_ROUNDS rounds: groups to solve, and skipped ones.
+
+    Drawing others in the place of skipped problems is ours. If every problem is flagged, the first ones are solved all
+    the same.
+    """
+    config, kept, skipped = run.config, [], []
+    for _ in range(MAX_ROUNDS if config.refill else 1):
+        groups = draw(run, config.problems_per_step - len(kept))
+        flag(sampler, groups, run)
+        for group in groups:
+            audited = not group.flagged or not trusted or run.rng.random() < config.audit_fraction
+            (kept if audited else skipped).append(group)
+        if len(kept) == config.problems_per_step:
+            break
+    if not kept:
+        kept, skipped = skipped[:config.problems_per_step], skipped[config.problems_per_step:]
+    return kept, skipped
+
+
+# Ours: what gating may read instead of asking, [N, D] of N groups. `words` and `level` are controls for `state`.
+FEATURES = {"state": lambda sampler, groups: sampler.states(groups),
+            "words": lambda sampler, groups: word_features([group.problem.text for group in groups]),
+            "level": lambda sampler, groups: word_features([group.problem.level.replace(" ", "_") for group in groups])}
+
+
+def flag(sampler: Sampler, groups: list[Group], run: Run) -> None:
+    """Flag the groups that will have no variance. A new rule is a branch here, or a row of FEATURES."""
+    config = run.config
+    if config.gate_by in FEATURES:
+        features = FEATURES[config.gate_by](sampler, groups)
+        probabilities = run.reader.probabilities(features)
+        for i, group in enumerate(groups):
+            group.features = features[i:i + 1]
+            group.flagged = probabilities is not None and silent_mass(probabilities[i]).item() >= config.gate_mass
+        return
+    predict(sampler, groups, config)
+    for group in groups:
+        if config.gate_by == "said":                            # the paper's
+            rates = [p.pass_rate for p in group.predictions]
+            group.flagged = should_skip(rates, config.gate_std, config.gate_margin)
+        else:
+            mass = silent_mass(sampler.number_probabilities(group))
+            group.flagged = len(mass) > 0 and mass.mean().item() >= config.gate_mass
+
+
+def cutoff(group: Group, run: Run, trusted: bool) -> int:
+    """Where solutions of a group would be stopped, in tokens; sets their budgets.
+
+    A flagged group is never cut: what becomes of it is the evidence for or against the gate.
+    """
+    config, whole = run.config, run.config.max_new_tokens
+    if group.flagged or not config.cutoff:
+        return whole
+    lengths = [p.solution_length for p in group.predictions]
+    limit = length_budget(lengths, whole, config.cutoff_factor, config.cutoff_min)
+    group.budgets = [limit if trusted and run.rng.random() >= config.audit_fraction else whole
+                     for _ in range(config.group_size)]
+    return limit
 
 
 # --- Expert cloning ---------------------------------------------------------------------------------------

@@ -35,10 +35,9 @@ META = (
     '"pass_rate": of 8 attempts of yours, how many will be right, an integer from 0 to 8. '
     '"solution_length": how many tokens one attempt will take, an integer from 1 to {budget}.')
 HINT = "These concepts may help: {notions}."
-HINT_LENGTH = "About {length} tokens should be enough."
 # The fixed parts of all prompts; the toy world's tokenizer has a token for each.
-PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT, HINT_LENGTH)
-           for part in re.split("{budget}|{notions}|{length}", template) if part.strip(".")]
+PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT)
+           for part in re.split("{budget}|{notions}", template) if part.strip(".")]
 
 
 # --- What the policy is asked -----------------------------------------------------------------------------
@@ -151,20 +150,21 @@ def pad_rows(rows: list[list[int]], left: bool = False, pad: int = 0, device=Non
 class Group:
     """A problem, the M predictions made about it, and its G solutions: what is compared with one another.
 
-    budget: the most tokens that a solution may take. hints: notions for the prompts of solutions 0, 1, ...,
-    in turn. metas, solutions: Rollouts of M and G rows, None until they are sampled. predictions: M of them.
-    correct: the G grades. flagged: would gating skip it? cut: which solutions the cutoff has stopped before
-    their answer.
+    budgets, hints: of solutions 0, 1, ..., in turn: the most tokens it may take, notions for its prompt. metas,
+    solutions: Rollouts of M and G rows, None until they are sampled. predictions: M of them. correct: the G grades.
+    cut: which solutions the cutoff has stopped before their answer. features: [1, D], what gating reads. flagged: would
+    gating skip it?
     """
     problem: Problem
-    budget: int
+    budgets: list[int]
     hints: list[list[str]] = field(default_factory=lambda: [[]])
     metas: Rollouts | None = None
     predictions: list[MetaPrediction] = field(default_factory=list)
     solutions: Rollouts | None = None
     correct: list[bool] = field(default_factory=list)
-    flagged: bool = False
     cut: list[bool] = field(default_factory=list)
+    features: Tensor | None = None
+    flagged: bool = False
 
     @property
     def silent(self) -> bool:
@@ -176,8 +176,8 @@ class Group:
 class Sampler:
     """How `policy` answers; training and evaluation sample through it alike.
 
-    budget, meta_budget: tokens. max_tokens: see `generate`. instruction, grade: how a solution is asked for,
-    and whether a completion is right, given the Problem.
+    budget, meta_budget: tokens. max_tokens: see `generate`. instruction, grade: how a solution is asked for (None:
+    SOLUTION), and whether a completion is right, given the Problem. prefilled: prompt tokens that were read.
     """
     policy: torch.nn.Module
     tokenizer: object
@@ -189,6 +189,7 @@ class Sampler:
     max_tokens: int | None = None
     instruction: str | None = None
     grade: Callable = lambda text, problem: grade(text, problem.answer)
+    prefilled: int = 0
 
     def predict(self, groups: list[Group], size: int) -> None:
         """Give each group `size` meta rollouts, and the predictions that they make."""
@@ -199,24 +200,79 @@ class Sampler:
             group.predictions = [parse_meta(text, self.budget) for text in group.metas.texts]
 
     def solve(self, groups: list[Group], size: int) -> None:
-        """Give each group `size` solutions within its budget, and their grades."""
+        """Give each group `size` solutions within its budgets, and their grades."""
         chats = [solution_messages(group.problem.text, group.hints[j % len(group.hints)], self.instruction)
                  for group in groups for j in range(size)]
-        rollouts = self.complete(chats, [group.budget for group in groups for _ in range(size)])
+        budgets = [group.budgets[j % len(group.budgets)] for group in groups for j in range(size)]
+        rollouts = self.complete(chats, budgets)
         for i, group in enumerate(groups):
             group.solutions = rollouts.select(list(range(i * size, (i + 1) * size)))
             group.correct = [self.grade(text, group.problem) for text in group.solutions.texts]
-            group.cut = [False] * size
+            finished = group.solutions.finished.tolist()
+            group.cut = [not finished[j] and not group.correct[j] and budgets[i * size + j] < self.budget
+                         for j in range(size)]
 
     def complete(self, chats: list[list[dict]], budgets: list[int]) -> Rollouts:
         prompts = [encode(self.tokenizer, chat, self.thinking) for chat in chats]
+        self.prefilled += sum(map(len, set(map(tuple, prompts))))
         return generate(self.policy, self.tokenizer, prompts, budgets, self.temperature, self.top_p,
                         self.max_tokens)
+
+    @torch.no_grad()
+    def states(self, groups: list[Group]) -> Tensor:
+        """The policy's hidden states at the last token of each problem's prompt, of four layers: [N, D], on the CPU.
+
+        What the policy knows about a problem before it writes a token: N prompts are read, nothing is sampled.
+        """
+        prompts = [encode(self.tokenizer, solution_messages(group.problem.text, (), self.instruction), self.thinking)
+                   for group in groups]
+        self.prefilled += sum(map(len, prompts))
+        ids, mask = pad_rows(prompts, left=True, device=self.policy.device)
+        layers = self.read(ids, mask, output_hidden_states=True).hidden_states
+        chosen = sorted({round(i * (len(layers) - 1) / 4) for i in (1, 2, 3, 4)})
+        return torch.cat([layers[i][:, -1].float() for i in chosen], 1).cpu()
+
+    @torch.no_grad()
+    def number_probabilities(self, group: Group) -> Tensor:
+        """The policy's distribution over 0..8 where its predictions name the pass rate: [m, 9], of the m that do."""
+        sampled = [ids[keep] for ids, keep in zip(group.metas.completion_ids, group.metas.mask)]
+        places = [(row, *place) for row, ids in enumerate(sampled) if (place := number_place(self.tokenizer, ids))]
+        if not places:
+            return torch.zeros(0, 9)
+        rows, columns, numbers = map(list, zip(*places))
+        part = group.metas.select(rows)
+        ids, mask = (torch.cat(pair, 1) for pair in zip(part.tokens[:2], part.tokens[2:]))
+        before = torch.tensor(columns, device=ids.device) + part.prompt_ids.shape[1] - 1
+        hidden = self.read(ids, mask).last_hidden_state[torch.arange(len(rows)), before]
+        logits = self.policy.get_output_embeddings()(hidden)
+        return logits.float().gather(1, torch.tensor(numbers, device=ids.device)).softmax(-1).cpu()
+
+    def read(self, ids: Tensor, mask: Tensor, **wanted):
+        """The output of the policy below its LM head for ids and mask, [B, T]."""
+        with sampling_mode(self.policy):
+            return self.policy.base_model(ids, attention_mask=mask.long(), position_ids=positions(mask),
+                                          use_cache=False, **wanted)
+
+
+def number_place(tokenizer, ids: Tensor) -> tuple[int, list[int]] | None:
+    """Where the token ids of a prediction name the pass rate, and what nine tokens would name 0..8 there."""
+    text = ""
+    for place, piece in enumerate(tokenizer.batch_decode(ids[:, None])):
+        text += piece
+        if re.search(r'"pass_rate"\s*:\s*[0-8]$', text):
+            others = [tokenizer(piece.replace(text[-1], str(k)), add_special_tokens=False)["input_ids"] for k in range(9)]
+            return (place, [other[0] for other in others]) if all(len(other) == 1 for other in others) else None
+    return None
 
 
 # --- Sampling ---------------------------------------------------------------------------------------------
 
 STRIDE = 16         # tokens that are sampled before the rows that have ended leave the batch
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position ids under which padding shifts no token; mask: [B, T]."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 class EndOfRow(StoppingCriteria):
@@ -291,6 +347,11 @@ def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends):
     cache = Cache(config=model.config)
     if model._is_stateful or {*map(type, cache.layers)} - {DynamicLayer, DynamicSlidingWindowLayer}:
         cache = None                # the model makes its own
+    elif width > 1:                 # read each prompt once, up to its last token, and give every row a copy
+        prompts, copies = torch.unique(torch.cat([ids, mask], 1), dim=0, return_inverse=True)
+        once, read = prompts[:, :width - 1], prompts[:, width:-1]
+        model.base_model(once, attention_mask=read, position_ids=positions(read), past_key_values=cache, use_cache=True)
+        cache.batch_select_indices(copies)
     while len(rows):
         left = int(limits[rows].max()) - done
         config = GenerationConfig(**{"do_sample": False} | sampling | fixed,

@@ -49,7 +49,7 @@ class Sampling:
     _argument_group_name = "sampling"
     problems_per_step: int = flag(16, "problems per training step", least=1)
     group_size: int = flag(8, "G, solutions per problem", least=2)
-    meta_group_size: int = flag(8, "M, meta predictions per problem", least=2)
+    meta_group_size: int = flag(8, "M, meta predictions per problem; 0 for none, with masa-efficient", least=0)
     max_new_tokens: int = flag(96, "budget of a solution, in tokens", least=1)
     max_meta_tokens: int = flag(32, "budget of a meta prediction, in tokens", least=1)
     max_prompt_tokens: int = flag(128, "problems with longer prompts are left out", least=1)
@@ -65,8 +65,13 @@ class Method:
     meta_reward: Literal["aligned", "shuffled", "length", "difficulty", "notion", "none"] = flag(
         "aligned", "reward of predictions: the method's, or a control: shuffled within the group, one term, none")
     dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
-    gate_start: int = flag(20, "k, steps of masa-efficient in which everything is still solved", least=0)
+    gate_start: int = flag(5, "k, steps of masa-efficient in which everything is still solved", least=0)
     gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
+    gate_by: Literal["said", "number", "state", "words", "level"] = flag(
+        "state", "what gating goes by: said: M predictions (the paper's); number: the policy's probabilities where they "
+        "name the pass rate; state: its hidden states at the end of the prompt; words, level: controls for state")
+    gate_mass: float = flag(0.9, "skip if P(all wrong) + P(all right) is at least this, unless by what is said",
+                            above=0, most=1)
     gate_std: float = flag(0.1, "predicted pass rates agree if their standard deviation is below this", least=0)
     gate_margin: float = flag(1 / 16, "and are trivial or impossible if their mean is this near to 1 or 0",
                               least=0, most=1)
@@ -75,6 +80,8 @@ class Method:
     refill: bool = flag(True, "draw and predict more problems in place of the skipped ones")
     cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
     cutoff_factor: float = flag(2.0, "times the mean predicted length is where", above=0)
+    cutoff_trust: float = flag(0.9, "stop only while the audited precision is above this with 95 %% confidence; "
+                               "0: always", least=0, most=1)
     cutoff_min: int = flag(16, "tokens that a solution may always take", least=1)
     audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at after all",
                                  least=0, most=1)
@@ -129,6 +136,10 @@ class Config(*reversed(GROUPS)):
 
     def check(self):
         """Raises ValueError with one line if values make no sense together."""
+        if self.algo == "masa" and not self.meta_group_size:
+            raise ValueError("--algo masa needs predictions: give --meta-group-size, or use --algo grpo")
+        if self.algo == "masa-efficient" and not self.meta_group_size and self.gate_by in ("said", "number"):
+            raise ValueError(f"--gate-by {self.gate_by} needs predictions: give --meta-group-size")
         if self.algo == "grpo" and self.hints:
             raise ValueError("--hints need predictions: use them with --algo masa or masa-efficient")
         if self.algo != "grpo" and self.dynamic_sampling:

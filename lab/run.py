@@ -18,7 +18,7 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 
-from gating import Audit
+from gating import Audit, CountReader
 from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
@@ -31,9 +31,10 @@ class Run:
     """Everything of a run but its algorithm. `evaluate(sampler, problems, n, m, description)` gives records.
 
     policy, tokenizer, reference (for --beta, else None), optimizer, device, dtype (of computing); stream: the
-    order of problems; rng: random.Random, seeded anew in each step; gate_audit, cutoff_audit; experts: for
-    cloning.
+    order of problems; rng: random.Random, seeded anew in each step; gate_audit, cutoff_audit, reader: see
+    gating.py; experts: for cloning.
     """
+    PARTS = ("optimizer", "gate_audit", "cutoff_audit", "reader")       # what has a state to save
 
     def __init__(self, config, evaluate):
         self.config, self.evaluate, self.exit_code, self.bar = config, evaluate, 0, None
@@ -87,8 +88,12 @@ class Run:
         # unless fused, it copies all weights for a moment
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=on_card or None)
+        self.sampler = Sampler(
+            self.policy, self.tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
+            thinking=config.thinking, max_tokens=config.max_tokens)
         self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
-        self.state = {"step": 0, "position": 0, "tokens": 0, "audit_tokens": 0, "seconds": 0.0}
+        self.reader = CountReader(config.group_size)
+        self.state = {"step": 0, "position": 0, "tokens": 0, "prefilled": 0, "seconds": 0.0}
         self.broken, self.fresh = 0, checkpoint is None         # broken: updates in a row that were skipped
         if checkpoint:
             self.restore(checkpoint)
@@ -98,7 +103,7 @@ class Run:
     def restore(self, trainer):
         """Go on from a checkpoint; raises ValueError with one line if it does not fit."""
         try:
-            for name in ("optimizer", "gate_audit", "cutoff_audit"):
+            for name in self.PARTS:
                 getattr(self, name).load_state_dict(trainer[name])
             self.state, self.experts = dict(trainer["state"]), list(trainer["experts"])
             if any(moments["exp_avg"].shape != weight.shape for weight, moments in self.optimizer.state.items()):
@@ -108,24 +113,20 @@ class Run:
                              "the checkpoint to start over") from None
 
     def save(self):
-        self.folder.save(self.policy, self.tokenizer, {
-            "optimizer": self.optimizer.state_dict(), "gate_audit": self.gate_audit.state_dict(),
-            "cutoff_audit": self.cutoff_audit.state_dict(), "state": self.state, "experts": self.experts})
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        self.folder.save(self.policy, self.tokenizer, parts | {"state": self.state, "experts": self.experts})
 
     # What the algorithm asks for
 
-    def sampler(self):
-        config = self.config
-        return Sampler(self.policy, self.tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
-                       thinking=config.thinking, max_tokens=config.max_tokens)
 
     @contextmanager
     def sampling(self):
         """The precision and the clock of generation."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self.sampler.prefilled
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             yield
         self.generate_seconds = time.perf_counter() - started
+        self.prefilled = self.sampler.prefilled - before
 
     def update_settings(self):
         """The flags that `grpo.update` takes."""
@@ -190,14 +191,15 @@ class Run:
         rollouts = [part for group in batch.groups for part in (group.solutions, group.metas) if part is not None]
         tokens = sum(sum(part.lengths) for part in rollouts) + batch.wasted
         self.state = {"step": done, "position": self.stream.position, "tokens": self.state["tokens"] + tokens,
-                      "audit_tokens": self.state["audit_tokens"] + batch.metrics.get("audit/tokens", 0),
+                      "prefilled": self.state["prefilled"] + self.prefilled,
                       "seconds": self.state["seconds"] + seconds}
         metrics |= batch.metrics | path_metrics(batch)
         if self.held_out and config.eval_every and done % config.eval_every == 0 and not last:
             records = self.examine("held-out problems")
             metrics |= {f"eval/{name}": value for name, value in self.summary(records).items()}
         metrics |= {"learning_rate": self.learning_rate, "tokens_wasted": batch.wasted,
-                    "tokens_total": self.state["tokens"], "tokens_audit_total": self.state["audit_tokens"],
+                    "tokens_prefilled": self.prefilled, "tokens_total": self.state["tokens"],
+                    "tokens_prefilled_total": self.state["prefilled"],
                     "tokens_per_second": tokens / seconds, "seconds": seconds,
                     "seconds/generate": self.generate_seconds, "seconds_total": self.state["seconds"]}
         self.folder.append("metrics.jsonl", {"step": step} | metrics)
@@ -216,7 +218,7 @@ class Run:
         """Records of the held-out problems, drawn with the same numbers every time."""
         torch.manual_seed(self.config.seed)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.evaluate(self.sampler(), self.held_out, self.config.eval_samples, self.config.eval_samples,
+            return self.evaluate(self.sampler, self.held_out, self.config.eval_samples, self.config.eval_samples,
                                  description=description)
 
     def summary(self, records):
