@@ -17,11 +17,14 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def check_name(name):
-    """Raises ValueError with one line if `name` can be no model; what is seen without loading it."""
+    """Raises ValueError with one line if `name` can be no model; what is seen without loading it.
+
+    Before anything else is asked of the hub, since it notices that there is no network.
+    """
     path, fault = Path(name), None
     if name == "toy":
         return
-    if not path.exists() and (not name or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
+    if not name or not path.exists() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
         fault = "neither toy, nor a folder, nor a model id of the hub (owner/name)"
     elif path.suffix == ".gguf" or any(path.glob("*.gguf")):
         fault = "in GGUF, the format of llama.cpp: give the folder or hub id that it was made from"
@@ -34,6 +37,8 @@ def check_name(name):
         fault = "a folder without a tokenizer: add the tokenizer files of the model that it was trained from"
     if fault:
         raise ValueError(f"model {name} is {fault}")
+    if not path.exists():
+        notice_offline()
 
 
 def load_policy(name, device="cpu", trust_remote_code=False):
@@ -49,8 +54,6 @@ def load_policy(name, device="cpu", trust_remote_code=False):
         model, tokenizer = toy_model.load(PHRASES, render)
         return model.to(device), tokenizer
     check_name(name)
-    if not Path(name).exists():
-        notice_offline()
     try:
         config = without_noise(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)

@@ -183,7 +183,7 @@ def read_hub(source, split):
     folder = Path(source).is_dir()
     if not folder and (source.startswith((".", "/", "~")) or source.count("/") != 1):
         kinds = ", ".join(READERS)
-        raise ValueError(f"{source} is neither toy, a folder, a {kinds} file, nor a dataset id (owner/name)")
+        raise ValueError(f"{source} is neither toy, nor a folder, {kinds} file or dataset id (owner/name)")
     try:
         import datasets
         if folder:
@@ -238,8 +238,8 @@ def answer_of(row):
 def as_answer(cell):
     """The answer in a cell, or None; of a list of accepted answers, the first that the grader can read."""
     if isinstance(cell, list):
-        accepted = filter(None, map(as_answer, map(str, cell)))
-        return next((answer for answer in accepted if equal(answer, answer)), None)
+        accepted = map(as_answer, (item for item in cell if not isinstance(item, list)))
+        return next((answer for answer in accepted if answer and equal(answer, answer)), None)
     if isinstance(cell, (int, float)) and not isinstance(cell, bool):
         cell = str(cell)
     if not isinstance(cell, str):

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -27,9 +26,9 @@ def refusal(name):
     return str(error.value)
 
 
-@pytest.mark.parametrize("name, said", [("nowhere/is/it", "neither toy, nor a folder"), ("./nowhere", "neither toy")])
-def test_no_such_model(name, said):
-    assert said in refusal(name)
+@pytest.mark.parametrize("name", ["nowhere/is/it", "./nowhere", ""])
+def test_no_such_model(name):
+    assert "neither toy, nor a folder" in refusal(name)
 
 
 @pytest.mark.parametrize("files, said", [
@@ -65,8 +64,8 @@ def test_damaged_weights_are_one_line(tmp_path, tiny_policy):
 def test_a_classifier_is_no_policy(tmp_path, tiny_policy, tied):
     _, tokenizer = tiny_policy()
     classifier = Qwen3ForSequenceClassification(Qwen3Config(
-        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, head_dim=8,
-        num_key_value_heads=2, tie_word_embeddings=tied, pad_token_id=0))
+        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied, pad_token_id=0))
     said = refusal(save(tmp_path, (classifier, tokenizer)))
     assert "no language model but Qwen3ForSequenceClassification" in said
     assert ("without weights for lm_head.weight" in said) == (not tied)
@@ -89,7 +88,7 @@ def test_a_pad_token_beyond_the_embedding_pads_no_more(tmp_path, tiny_policy):
 
 def test_other_tokens_beyond_the_embedding(tmp_path, tiny_policy):
     model, tokenizer = tiny_policy()
-    tokenizer.add_tokens("<picture>", special_tokens=True)              # as Gemma 3's; problems have no such tokens
+    tokenizer.add_tokens("<picture>", special_tokens=True)              # as Gemma 3's; no problem has it
     load_policy(save(tmp_path, (model, tokenizer)))
     tokenizer.chat_template = TEMPLATE + "<picture>"
     assert "has 61 tokens, its embedding 60" in refusal(save(tmp_path, (model, tokenizer)))
@@ -106,9 +105,9 @@ def test_a_policy_that_cannot_end_a_text(tmp_path, tiny_policy):
 
 
 @pytest.mark.parametrize("template", [
-    TEMPLATE.replace("m.content", "m.content | selectattr('type') | map(attribute='text') | join"),   # content parts
-    TEMPLATE.replace("{{ m.role }} {{ m.content }}", "{% if m.role == 'system' %}{{ m.content }}{% endif %}")])
-def test_a_template_that_leaves_out_the_problem(tmp_path, tiny_policy, template):
+    TEMPLATE.replace("m.content", "m.content | selectattr('type') | map(attribute='text') | join"),
+    TEMPLATE.replace("{{ m.content }}", "{% if m.role == 'system' %}{{ m.content }}{% endif %}")])
+def test_a_template_that_wants_parts_or_only_a_system_message(tmp_path, tiny_policy, template):
     assert "the same prompt of every problem" in refusal(save(tmp_path, tiny_policy(template=template)))
 
 
@@ -134,11 +133,9 @@ for load in (load_policy, load_problems):
         print(time.perf_counter() - start < 10, "owner/name" in str(error) and "\\n" not in str(error))
 print("tasks.toy" in sys.modules)
 """
-    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True, timeout=120)
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True)
     assert done.stdout.split() == ["True"] * 4 + ["False"], done.stderr
-    assert time.perf_counter() - start < 60
 
 
 def test_pick_device():
