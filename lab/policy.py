@@ -15,30 +15,32 @@ from tasks.problems import notice_offline, one_line
 # The default on Hopper cards since torch 2.11; its gradients can be nan with a mask (pytorch issue 196678).
 torch.backends.cuda.enable_cudnn_sdp(False)
 
+HUB_ID = r"[^./~][^/]*(/[^/]*)?"
+
 
 def check_name(name):
-    """Raises ValueError with one line if `name` can be no model; what is seen without loading it.
+    """Raises ValueError with one line if `name` can be no model, without loading it.
 
-    Before anything else is asked of the hub, since it notices that there is no network.
+    For an id of the hub it also notices that there is no network: call it before anything asks the hub.
     """
-    path, fault = Path(name), None
+    folder, fault = Path(name), None
     if name == "toy":
         return
-    if not name or not path.exists() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
-        fault = "neither toy, nor a folder, nor a model id of the hub (owner/name)"
-    elif path.suffix == ".gguf" or any(path.glob("*.gguf")):
+    if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
         fault = "in GGUF, the format of llama.cpp: give the folder or hub id that it was made from"
-    elif (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+    elif not folder.is_dir() and (folder.is_file() or not re.fullmatch(HUB_ID, str(name))) or not name:
+        fault = "neither toy, nor a folder, nor a model id of the hub (owner/name)"
+    elif not folder.exists():
+        notice_offline()
+    elif (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         fault = "a LoRA adapter: merge it into its model (peft's merge_and_unload), and save that"
-    elif path.exists() and not ((path / "config.json").exists() and any(path.glob("*.safetensors"))):
-        fault = "no folder with config.json and weights (*.safetensors)"
-        fault += "".join(f": did you mean {file.parent}?" for file in sorted(path.glob("*/config.json"))[-1:])
-    elif path.exists() and not any(path.glob("*token*")) and not any(path.glob("*vocab*")):
+    elif not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
+        inside = [f": did you mean {file.parent}?" for file in sorted(folder.glob("*/config.json"))]
+        fault = f"a folder without config.json or without weights (*.safetensors){''.join(inside[-1:])}"
+    elif not any(folder.glob("*token*")) and not any(folder.glob("*vocab*")):
         fault = "a folder without a tokenizer: add the tokenizer files of the model that it was trained from"
     if fault:
         raise ValueError(f"model {name} is {fault}")
-    if not path.exists():
-        notice_offline()
 
 
 def load_policy(name, device="cpu", trust_remote_code=False):
@@ -61,11 +63,9 @@ def load_policy(name, device="cpu", trust_remote_code=False):
             name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
             trust_remote_code=trust_remote_code)
         transformers.logging.disable_progress_bar()     # writing checkpoints must not break the run's own bar
-        fault = fault_of(model.to(device), tokenizer, sorted(report["missing_keys"]))
+        check(model.to(device), tokenizer, sorted(report["missing_keys"]))
     except Exception as error:              # no such model, unknown type, damaged weights, no network
         raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None
-    if fault:
-        raise ValueError(f"model {name} cannot be used: {fault}")
     return model, tokenizer
 
 
@@ -80,36 +80,36 @@ def without_noise(config):
 
 
 @torch.no_grad()
-def fault_of(model, tokenizer, missing):
-    """What keeps a policy from being used, or None. missing: names of weights that its checkpoint lacks."""
+def check(model, tokenizer, missing):
+    """Raises ValueError if this cannot be a policy. missing: names of weights that its checkpoint lacks."""
     kinds = " ".join(model.config.architectures or ["something else"])
     if missing or "Classification" in kinds:
-        return f"it is no language model but {kinds}{missing and f', without weights for {missing[0]}' or ''}"
+        lost = f", without weights for {missing[0]}" if missing else ""
+        raise ValueError(f"it is no language model but {kinds}{lost}")
     if tokenizer.eos_token_id is None and model.generation_config.eos_token_id is None:
-        return "neither its tokenizer nor its generation config has a token that ends a text (eos_token)"
+        raise ValueError("neither tokenizer nor generation config has a token that ends a text (eos_token)")
     asked, blank = ([encode(tokenizer, chat) for chat in (solution_messages(text), meta_messages(text, 100))]
                     for text in ("1 + 2", ""))
     if asked[0] == blank[0] or asked[1] == blank[1]:
-        return "its chat template, or its tokenizer, makes the same prompt of every problem"
-    rows, device = len(model.get_input_embeddings().weight), model.device
+        raise ValueError("its chat template, or its tokenizer, makes the same prompt of every problem")
+
+    rows, ids = len(model.get_input_embeddings().weight), torch.arange(8, device=model.device)[None]
     if (tokenizer.pad_token_id or 0) >= rows:
-        tokenizer.pad_token = None                                      # then another token pads
+        tokenizer.pad_token = None                              # then another token pads
     control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}   # in no problem
     used = {*tokenizer.get_vocab().values()} - control | {*asked[0], *asked[1], tokenizer.eos_token_id or 0}
     if max(used) >= rows:
-        return f"its tokenizer has {max(used) + 1} tokens, its embedding {rows}: call resize_token_embeddings"
-    ids = torch.arange(8, device=device)[None]
-    mask = ids > 1                                                      # the first two tokens are padding
+        raise ValueError(f"{max(used) + 1} tokens in its tokenizer, {rows} in its embedding: resize that")
+
+    batch = ids[:, :3], ids[:, :3] > 1, ids[:, 3:], ids[:, 3:] > 1          # the first two tokens are padding
     model.train()
-    first, second = (token_logprobs(model, ids[:, :3], mask[:, :3], ids[:, 3:], mask[:, 3:])[0]
-                     for _ in range(2))
+    logprobs, again = token_logprobs(model, *batch)[0], token_logprobs(model, *batch)[0]
     model.eval()
-    own = model(input_ids=ids[:, 2:], attention_mask=ids[:, 2:] > 0).logits[:, :-1].log_softmax(-1)
-    if not torch.allclose(first, second, rtol=0, atol=1e-3):
-        return "two passes in train mode differ: set its dropout to 0 in config.json"
-    if not torch.allclose(first, own.gather(2, ids[:, 3:, None])[..., 0], rtol=0, atol=1e-3):
-        return "it ignores padding, or changes logits after its LM head in a way that grpo.py does not know"
-    return None
+    own = model(input_ids=ids[:, 2:], attention_mask=ids[:, 2:] > 1).logits[:, :-1].log_softmax(-1)
+    if not torch.allclose(logprobs, again, rtol=0, atol=1e-3):
+        raise ValueError("two passes in train mode differ: set its dropout to 0 in config.json")
+    if not torch.allclose(logprobs, own.gather(2, ids[:, 3:, None])[..., 0], rtol=0, atol=1e-3):
+        raise ValueError("it ignores padding, or changes its LM head's logits in a way unknown to grpo.py")
 
 
 def pick_device(name):

@@ -1,4 +1,4 @@
-"""Loading a policy, and what is said when it cannot be loaded or cannot be used."""
+"""Loading a policy, and what is said when it cannot be loaded or cannot be loaded."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def test_no_such_model(name):
 
 
 @pytest.mark.parametrize("files, said", [
-    ("", "no folder with config.json and weights"),
+    ("", "a folder without config.json or without weights"),
     ("config.json pytorch_model.bin tokenizer.json", "(*.safetensors)"),
     ("config.json checkpoint/config.json metrics.jsonl", "checkpoint?"),
     ("config.json model.safetensors", "a folder without a tokenizer"),
@@ -46,7 +46,7 @@ def test_a_folder_of_another_kind_is_named_without_loading_it(tmp_path, files, s
 
 
 def test_a_file_is_no_folder(tmp_path):
-    for name, said in [("model.gguf", "in GGUF"), ("model.safetensors", "no folder with")]:
+    for name, said in [("model.gguf", "in GGUF"), ("model.safetensors", "neither toy")]:
         (tmp_path / name).touch()
         with pytest.raises(ValueError, match=said):
             check_name(str(tmp_path / name))
@@ -91,10 +91,10 @@ def test_other_tokens_beyond_the_embedding(tmp_path, tiny_policy):
     tokenizer.add_tokens("<picture>", special_tokens=True)              # as Gemma 3's; no problem has it
     load_policy(save(tmp_path, (model, tokenizer)))
     tokenizer.chat_template = TEMPLATE + "<picture>"
-    assert "has 61 tokens, its embedding 60" in refusal(save(tmp_path, (model, tokenizer)))
+    assert "61 tokens in its tokenizer, 60" in refusal(save(tmp_path, (model, tokenizer)))
     model, tokenizer = tiny_policy()
     tokenizer.add_tokens("hello")
-    assert "has 61 tokens, its embedding 60" in refusal(save(tmp_path, (model, tokenizer)))
+    assert "61 tokens in its tokenizer, 60" in refusal(save(tmp_path, (model, tokenizer)))
 
 
 def test_a_policy_that_cannot_end_a_text(tmp_path, tiny_policy):
@@ -116,7 +116,7 @@ def test_a_tokenizer_that_knows_nothing(tmp_path, tiny_policy):
     save(tmp_path, [model])
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(
         {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}))
-    assert "cannot be" in refusal(tmp_path)
+    assert "the same prompt" in refusal(tmp_path)
 
 
 def test_without_a_network_a_hub_id_fails_within_seconds(tmp_path):
