@@ -35,7 +35,7 @@ def check_name(name):
     elif (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         fault = "a LoRA adapter: merge it into its model (peft's merge_and_unload), and save that"
     elif not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
-        inside = [f": did you mean {file.parent}?" for file in sorted(folder.glob("*/config.json"))]
+        inside = [f": did you mean {found}?" for found in sorted(folder.glob("checkpoint*"))]
         fault = f"a folder without config.json or without weights (*.safetensors){''.join(inside[-1:])}"
     elif not any(folder.glob("*token*")) and not any(folder.glob("*vocab*")):
         fault = "a folder without a tokenizer: add the tokenizer files of the model that it was trained from"

@@ -61,15 +61,15 @@ def load_problems(source, split="train", limit=None, seed=0):
         else:
             problems.append(problem)
             seen.add(problem.key)
-    counts = ", ".join(f"{count} ({reason})" for reason, count in reasons.most_common())
+    counts = "; ".join(f"{count} rows: {reason}" for reason, count in reasons.most_common())
     if not problems:
         columns = ", ".join(sorted({str(name) for row in rows[:100] for name in row})) or "none"
         raise ValueError(
             f"{source} has no problem that can be trained on. Columns found: {columns}. Looked for a problem"
             " in problem, question or prompt, and for an answer in solution (boxed), answer, final_answer,"
-            f" target or reward_model.ground_truth. Rows dropped: {counts or 'it has none'}.")
+            f" target or reward_model.ground_truth. Dropped: {counts or 'it has no rows'}.")
     if dropped:
-        print(f"{source}: {len(problems)} of {len(rows)} problems kept, dropped {counts}"
+        print(f"{source}: {len(problems)} of {len(rows)} problems kept. Dropped: {counts}"
               f"{by_level(dropped, problems)}")
     return problems if limit is None else pick(problems, limit, seed)
 

@@ -7,6 +7,7 @@ from conftest import make_tokenizer
 
 from grpo import token_logprobs
 from lab.policy import load_policy
+from rollout import generate
 
 PLAIN = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
 LLAMA = dict(PLAIN, intermediate_size=48, num_key_value_heads=2)
@@ -65,6 +66,16 @@ def test_a_policy_is_trained_on_its_own_logits_without_noise(tmp_path, family):
         assert torch.allclose(entropy[i], -(truth.exp() * truth).sum(1), atol=1e-4, rtol=0)
     logprobs.sum().backward()
     assert all(weights.grad is None or weights.grad.isfinite().all() for weights in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_policy_is_trained_on_what_it_sampled_from(tmp_path, family):
+    save(tmp_path, family, **FAMILIES[family])
+    rollouts = generate(*load_policy(tmp_path), [[5, 6, 7, 8], [30, 31]] * 4, 24)
+    columns = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.mask
+    with torch.no_grad():
+        logprobs, _ = token_logprobs(load_policy(tmp_path)[0].train(), *columns)
+    assert torch.allclose(logprobs, rollouts.logprobs * rollouts.mask, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family, fields", [

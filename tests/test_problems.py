@@ -116,7 +116,7 @@ def test_the_problem_of_a_row(tmp_path, row, text):
 def test_the_answer_of_a_row(tmp_path, capsys, row, answer):
     path = write(tmp_path / "p.json", [row | {"problem": "it"}, {"problem": "other", "answer": "1"}])
     assert [problem.answer for problem in load_problems(path)] == [answer, "1"][answer is None:]
-    assert ("1 (no answer)" in capsys.readouterr().out) == (answer is None)
+    assert ("1 rows: no answer" in capsys.readouterr().out) == (answer is None)
 
 
 def test_what_cannot_be_trained_on_is_dropped_and_counted(tmp_path, capsys):
@@ -128,9 +128,10 @@ def test_what_cannot_be_trained_on_is_dropped_and_counted(tmp_path, capsys):
     problems = load_problems(write(tmp_path / "p.jsonl", ROWS[:1] + bad))
     assert contents(problems) == GOLD[:1]
     said = capsys.readouterr().out
-    for part in ("1 of 11 problems kept", "3 (no problem)", "3 (no answer)", "1 (problem seen before)",
-                 "1 (problem over 100,000 characters)", "1 (not valid Unicode)",
-                 "1 (answer that the grader cannot read)"):
+    for part in ("1 of 11 problems kept", "3 rows: no problem", "3 rows: no answer",
+                 "1 rows: problem seen before",
+                 "1 rows: problem over 100,000 characters", "1 rows: not valid Unicode",
+                 "1 rows: answer that the grader cannot read"):
         assert part in said
 
 
