@@ -14,6 +14,7 @@ from tasks.problems import notice_offline, one_line
 
 # The default on Hopper cards since torch 2.11; its gradients can be nan with a mask (pytorch issue 196678).
 torch.backends.cuda.enable_cudnn_sdp(False)
+transformers.logging.disable_progress_bar()     # that of writing a checkpoint would break the bar of the run
 
 HUB_ID = r"[^./~][^/]*(/[^/]*)?"
 
@@ -62,7 +63,6 @@ def load_policy(name, device="cpu", trust_remote_code=False):
         model, report = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
             trust_remote_code=trust_remote_code)
-        transformers.logging.disable_progress_bar()     # writing checkpoints must not break the run's own bar
         check(model.to(device), tokenizer, sorted(report["missing_keys"]))
     except Exception as error:              # no such model, unknown type, damaged weights, no network
         raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None

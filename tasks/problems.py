@@ -49,18 +49,18 @@ def load_problems(source, split="train", limit=None, seed=0):
         problems = toy.make_problems(limit or 4096, f"{split} {seed}")
         return [Problem(f"toy-{split}-{seed}-{i}", p.text, p.answer, p.level) for i, p in enumerate(problems)]
     rows = read_file(Path(source)) if Path(source).suffix in READERS else read_hub(source, split)
-    problems, dropped, reasons, seen = [], [], Counter(), set()
+    problems, dropped, reasons = {}, [], Counter()
     for i, row in enumerate(rows):
         level = row.get("level")
         problem = Problem(f"{Path(source).stem}-{i}", problem_of(row) or "", answer_of(row) or "",
                           level if isinstance(level, str) else "")
-        reason = why_unusable(problem) or ("problem seen before" if problem.key in seen else None)
+        reason = why_unusable(problem) or ("problem seen before" if problem.key in problems else None)
         if reason:
             dropped.append(problem)
             reasons[reason] += 1
         else:
-            problems.append(problem)
-            seen.add(problem.key)
+            problems[problem.key] = problem
+    problems = list(problems.values())
     counts = "; ".join(f"{count} rows: {reason}" for reason, count in reasons.most_common())
     if not problems:
         columns = ", ".join(sorted({str(name) for row in rows[:100] for name in row})) or "none"
