@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from lab.flags import EvalConfig, command_line
-from lab.policy import check_size, keep_fitting, load_policy, pick_device, room
+from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room
 from lab.results import Results, fingerprint, read_results
 from rewards import meta_rewards
 from rollout import Group, Sampler, hintable
@@ -101,6 +101,7 @@ def run(config: EvalConfig) -> Results:
     """Evaluate as the flags say, or go on where the same command was interrupted."""
     # training, which imports `evaluate`, needs no benchmarks
     from tasks.benchmarks import load_benchmark
+    check_name(config.model)                                    # first, since it notices a missing network
     device, sources = pick_device(config.device), config.data.split(",")
     names = [label(source) for source in sources]
     if len(set(names)) < len(names):

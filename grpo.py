@@ -73,12 +73,27 @@ def token_logprobs(model: Module, prompt_ids: Tensor, prompt_mask: Tensor, compl
                               use_cache=False).last_hidden_state
     # position t predicts t + 1: [tokens, H]
     hidden = hidden[:, -completion_ids.shape[1] - 1:-1][mask]
-    parts = [checkpoint(head_logprobs, model.get_output_embeddings(), hidden[i:i + chunk],
+    parts = [checkpoint(head_logprobs, head_of(model), hidden[i:i + chunk],
                         completion_ids[mask][i:i + chunk], temperature, use_reentrant=False)
              for i in range(0, max(1, len(hidden)), chunk)]
     logprobs, entropy = (torch.cat(column) for column in zip(*parts))
     empty = torch.zeros(mask.shape, dtype=logprobs.dtype, device=mask.device)
     return empty.masked_scatter(mask, logprobs), empty.masked_scatter(mask, entropy)
+
+
+def head_of(model: Module):
+    """What turns hidden states [N, H] into logits [N, V]: the LM head, and the scale or the cap of some families.
+
+    Cohere has a logit_scale, Granite a logits_scaling, Gemma 2 a final_logit_softcapping.
+    """
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    scale = (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def logits(hidden):
+        scaled = head(hidden) if scale == 1 else head(hidden) * scale
+        return torch.tanh(scaled / cap) * cap if cap else scaled
+    return logits
 
 
 def head_logprobs(lm_head: Module, hidden: Tensor, token_ids: Tensor,

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grpo import Tokens, take
+from grpo import Tokens, head_of, take
 from rewards import MetaPrediction, parse_meta
 from tasks.grader import grade
 from tasks.problems import Problem
@@ -62,7 +62,8 @@ def encode(tokenizer, messages: list[dict], thinking: bool = False) -> list[int]
     without a chat template gets the texts separated by blank lines.
     """
     if tokenizer.chat_template is None:
-        return tokenizer("\n\n".join(message["content"] for message in messages) + "\n\n")["input_ids"]
+        ids = tokenizer("\n\n".join(message["content"] for message in messages) + "\n\n")["input_ids"]
+        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids       # a text to go on with has not ended
 
     def fill(messages):
         return tokenizer.apply_chat_template(
@@ -244,7 +245,7 @@ class Sampler:
         ids, mask = (torch.cat(pair, 1) for pair in zip(part.tokens[:2], part.tokens[2:]))
         before = torch.tensor(columns, device=ids.device) + part.prompt_ids.shape[1] - 1
         hidden = self.read(ids, mask).last_hidden_state[torch.arange(len(rows)), before]
-        logits = self.policy.get_output_embeddings()(hidden)
+        logits = head_of(self.policy)(hidden)
         return logits.float().gather(1, torch.tensor(numbers, device=ids.device)).softmax(-1).cpu()
 
     def read(self, ids: Tensor, mask: Tensor, **wanted):

@@ -5,30 +5,45 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from tasks import toy_model
-from tasks.problems import one_line
+from grpo import token_logprobs
 from rollout import PHRASES, control_tokens, encode, meta_messages, solution_messages
-from tasks.toy import BUDGET
+from tasks.problems import notice_offline, one_line
 
 LARGE = 1e9                     # parameters, from which on a CPU is no use
 
-# The default on Hopper cards since torch 2.11, and with a mask its gradients can be nan (pytorch issue
-# 196678).
+# The default on Hopper cards since torch 2.11; its gradients can be nan with a mask (pytorch issue 196678).
 torch.backends.cuda.enable_cudnn_sdp(False)
+transformers.logging.disable_progress_bar()     # that of writing a checkpoint would break the bar of the run
+
+HUB_ID = r"[^./~][^/]*(/[^/]*)?"
 
 
 def check_name(name):
-    """Raises ValueError with one line if `name` can be no model; what is seen without loading it."""
-    folder = Path(name)
+    """Raises ValueError with one line if `name` can be no model, without loading it.
+
+    For an id of the hub it also notices that there is no network: call it before anything asks the hub.
+    """
+    folder, fault = Path(name), None
     if name == "toy":
         return
-    if not folder.is_dir() and (not name or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
-        raise ValueError(f"model {name} is neither toy, nor a folder, nor a model id of the hub (owner/name)")
-    if folder.is_dir() and not ((folder / "config.json").exists() and any(folder.glob("*.safetensors"))):
-        inside = f": did you mean {folder / 'checkpoint'}?" if (folder / "checkpoint").is_dir() else ""
-        raise ValueError(f"model {name} is a folder without config.json or without weights (*.safetensors){inside}")
+    if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
+        fault = "in GGUF, the format of llama.cpp: give the folder or hub id that it was made from"
+    elif not folder.is_dir() and (folder.is_file() or not re.fullmatch(HUB_ID, str(name))) or not name:
+        fault = "neither toy, nor a folder, nor a model id of the hub (owner/name)"
+    elif not folder.exists():
+        notice_offline()
+    elif (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        fault = "a LoRA adapter: merge it into its model (peft's merge_and_unload), and save that"
+    elif not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
+        inside = [f": did you mean {found}?" for found in sorted(folder.glob("checkpoint*"))]
+        fault = f"a folder without config.json or without weights (*.safetensors){''.join(inside[-1:])}"
+    elif not any(folder.glob("*token*")) and not any(folder.glob("*vocab*")):
+        fault = "a folder without a tokenizer: add the tokenizer files of the model that it was trained from"
+    if fault:
+        raise ValueError(f"model {name} is {fault}")
 
 
 def load_policy(name, device="cpu", trust_remote_code=False):
@@ -37,44 +52,80 @@ def load_policy(name, device="cpu", trust_remote_code=False):
     Weights are read from safetensors only. Raises ValueError with one line that says what is wrong.
     """
     if name == "toy":
+        from tasks import toy, toy_model
+
         def render(tokenizer, text, meta):
-            return encode(tokenizer, meta_messages(text, BUDGET) if meta else solution_messages(text))
+            return encode(tokenizer, meta_messages(text, toy.BUDGET) if meta else solution_messages(text))
         model, tokenizer = toy_model.load(PHRASES, render)
         return model.to(device), tokenizer
     check_name(name)
     try:
+        config = without_noise(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code)
-    # no such model, no tokenizer, unknown type, damaged weights, no network
-    except Exception as error:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+            trust_remote_code=trust_remote_code)
+        check(model.to(device), tokenizer, sorted(report["missing_keys"]))
+    except Exception as error:              # no such model, unknown type, damaged weights, no network
         raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None
-    model = model.to(device)
-    for module in model.modules():          # the policy that is trained is the one that samples: no dropout
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        elif hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
-    ids = torch.arange(2, device=device)[None]
-    with torch.no_grad():
-        logits = model.get_output_embeddings()(model.base_model(ids).last_hidden_state)
-        if not torch.allclose(logits, model(ids).logits, rtol=1e-3, atol=1e-3):     # as Gemma 2 and Cohere do
-            raise ValueError(f"model {name} changes its logits after the LM head: grpo.token_logprobs cannot train it")
     return model, tokenizer
+
+
+def without_noise(config):
+    """`config` without dropout and router jitter: the policy that is trained is the one that samples."""
+    for field, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            without_noise(value)
+        elif isinstance(value, float) and re.search("drop|jitter", field):
+            setattr(config, field, 0.0)
+    return config
+
+
+@torch.no_grad()
+def check(model, tokenizer, missing):
+    """Raises ValueError if this cannot be a policy. missing: names of weights that its checkpoint lacks."""
+    kinds = " ".join(model.config.architectures or ["something else"])
+    if missing or "Classification" in kinds:
+        lost = f", without weights for {missing[0]}" if missing else ""
+        raise ValueError(f"it is no language model but {kinds}{lost}")
+    if tokenizer.eos_token_id is None and model.generation_config.eos_token_id is None:
+        raise ValueError("neither tokenizer nor generation config has a token that ends a text (eos_token)")
+    asked, blank = ([encode(tokenizer, chat) for chat in (solution_messages(text), meta_messages(text, 100))]
+                    for text in ("1 + 2", ""))
+    if asked[0] == blank[0] or asked[1] == blank[1]:
+        raise ValueError("its chat template, or its tokenizer, makes the same prompt of every problem")
+
+    rows, ids = len(model.get_input_embeddings().weight), torch.arange(8, device=model.device)[None]
+    if (tokenizer.pad_token_id or 0) >= rows:
+        tokenizer.pad_token = None                              # then another token pads
+    control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}   # in no problem
+    used = {*tokenizer.get_vocab().values()} - control | {*asked[0], *asked[1], tokenizer.eos_token_id or 0}
+    if max(used) >= rows:
+        raise ValueError(f"{max(used) + 1} tokens in its tokenizer, {rows} in its embedding: resize that")
+
+    batch = ids[:, :3], ids[:, :3] > 1, ids[:, 3:], ids[:, 3:] > 1          # the first two tokens are padding
+    model.train()
+    logprobs, again = token_logprobs(model, *batch)[0], token_logprobs(model, *batch)[0]
+    model.eval()
+    own = model(input_ids=ids[:, 2:], attention_mask=ids[:, 2:] > 1).logits[:, :-1].log_softmax(-1)
+    if not torch.allclose(logprobs, again, rtol=0, atol=1e-3):
+        raise ValueError("two passes in train mode differ: set its dropout to 0 in config.json")
+    if not torch.allclose(logprobs, own.gather(2, ids[:, 3:, None])[..., 0], rtol=0, atol=1e-3):
+        raise ValueError("it ignores padding, or changes its LM head's logits in a way unknown to grpo.py")
 
 
 def pick_device(name):
     """The torch.device of --device; raises ValueError if it is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name != "auto" and (not there.get(name.partition(":")[0]) or not re.fullmatch(r"\w+(:\d+)?", name)):
-        raise ValueError(f"--device {name} is not available here; there is {', '.join(n for n in there if there[n])}")
+        found = ", ".join(n for n in there if there[n])
+        raise ValueError(f"--device {name} is not available here; there is {found}")
     return torch.device(next(n for n in there if there[n]) if name == "auto" else name)
 
 
 def check_size(config, device):
     """Refuses, with a ValueError of one line, a model that is too large for the device. Reads no weights."""
-    # cpu: it was asked for
-    if config.model == "toy" or device.type == "mps" or config.device == "cpu":
+    if config.model == "toy" or device.type == "mps" or config.device == "cpu":     # cpu: it was asked for
         return
     try:
         shape = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
@@ -83,36 +134,37 @@ def check_size(config, device):
     except Exception:           # load_policy will say what is wrong with it
         return
     if device.type == "cpu" and parameters > LARGE:
-        raise ValueError(f"{config.model} has {parameters / 1e9:.1f} billion parameters and there is no GPU: choose "
-                         "a smaller model, or add --device cpu and have patience")
+        raise ValueError(f"{config.model} has {parameters / 1e9:.1f} billion parameters and there is no GPU: "
+                         "choose a smaller model, or add --device cpu and have patience")
     if device.type == "cuda":
         size = parameters * (4 if config.bf16 is False else 2)
         memory = torch.cuda.get_device_properties(device).total_memory
         if size > 0.9 * memory:
-            raise ValueError(f"{config.model} needs {size / 2**30:.0f} GiB for its weights alone, and the GPU has "
-                             f"{memory / 2**30:.0f}: choose a smaller model")
+            raise ValueError(f"{config.model} needs {size / 2**30:.0f} GiB for its weights alone, and the GPU "
+                             f"has {memory / 2**30:.0f}: choose a smaller model")
 
 
 def keep_fitting(problems, tokenizer, longest, budget, thinking=False):
-    """The problems without control tokens whose meta prompts (the longest: they name the budget of a
-    solution) take at most `longest` tokens; says how many are left out."""
+    """The problems without control tokens whose meta prompts (the longest) take at most `longest` tokens.
+
+    They name `budget`, that of a solution. Says how many problems are left out.
+    """
     control, overhead = control_tokens(tokenizer), len(encode(tokenizer, meta_messages("", budget), thinking))
     clean = [problem for problem in problems if not any(token in problem.text for token in control)]
     kept = [problem for problem in clean
             if overhead + len(problem.text.encode()) <= longest             # a token is a byte or more
             or len(encode(tokenizer, meta_messages(problem.text, budget), thinking)) <= longest]
     if len(kept) < len(problems):
-        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: {len(clean) - len(kept)} with "
-              f"prompts over {longest} tokens, {len(problems) - len(clean)} with control tokens in them")
+        print(f"{len(problems) - len(kept)} of {len(problems)} problems left out: {len(clean) - len(kept)} "
+              f"with prompts over {longest} tokens, {len(problems) - len(clean)} with control tokens in them")
     return kept
 
 
 def room(model, name, max_new_tokens, max_meta_tokens, hints):
-    """How many tokens a prompt may have, so that it fits with what follows. Raises ValueError if there is no
-    room."""
+    """How many tokens a prompt may have, so that what follows fits too. Raises ValueError if there is no room."""
     longest = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
     left = longest - max(max_new_tokens + hints * max_meta_tokens, max_meta_tokens)
     if left < 1:
-        raise ValueError(f"{name} reads at most {longest} tokens: lower --max-new-tokens (now {max_new_tokens}) or "
-                         f"--max-meta-tokens (now {max_meta_tokens})")
+        raise ValueError(f"{name} reads at most {longest} tokens: lower --max-new-tokens (now {max_new_tokens}) "
+                         f"or --max-meta-tokens (now {max_meta_tokens})")
     return left

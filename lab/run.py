@@ -24,7 +24,7 @@ from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
 from lab.report import Reporter, one_of_each, print_rollouts, print_table
 from rollout import Sampler
-from tasks.problems import ProblemStream, load_problems
+from tasks.problems import ProblemStream, fingerprint, load_problems, split
 
 
 class Run:
@@ -268,12 +268,7 @@ class StopRequest:
 
 def read_problems(config):
     """Problems to train on, and held-out ones: two lists."""
-    problems = load_problems(config.data, config.data_split)
-    if config.data == "toy" or config.eval_data:
-        source = config.eval_data or "toy"
-        held_out = load_problems(source, "test", config.eval_problems) if config.eval_problems else []
-    else:
-        random.Random(0).shuffle(problems)                      # the same are held out whatever the seed
-        held_out, problems = problems[:config.eval_problems], problems[config.eval_problems:]
-    texts = {problem.text for problem in held_out}
-    return [problem for problem in problems if problem.text not in texts], held_out
+    held_out = config.eval_problems
+    if held_out and (config.data == "toy" or config.eval_data):
+        held_out = load_problems(config.eval_data or "toy", "test", config.eval_problems)
+    return split(load_problems(config.data, config.data_split), held_out)

@@ -1,25 +1,27 @@
-"""Problems and where they come from: the built-in toy world, a dataset of the hub, or a local file.
+"""Problems and where they come from: the built-in toy world, a dataset of the hub, or local files.
 
     load_problems("toy", "train", limit=4096)
     load_problems("agentica-org/DeepScaleR-Preview-Dataset")
-    load_problems("my_problems.jsonl")          # or .json, .csv, .parquet
+    load_problems("my_problems.jsonl")      # or .json, .csv, .parquet, .jsonl.gz, or a folder of save_to_disk
 
-A row needs a problem and an answer that can be checked. Rows that have no such thing are dropped, and their
-number and the reason are printed: nothing is trained on that cannot be graded.
+A row needs a problem and an answer that can be checked. Rows without them are dropped, and their number and
+the reason are printed. Texts that differ only in white space or case are the same problem.
 """
 
 import csv
+import gzip
 import json
 import random
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
-from tasks import toy
 from tasks.grader import equal, last_boxed
 
 MAX_CHARACTERS = 100_000        # of a problem; the tokens of its prompt are limited by the trainer
+MISSING = ("", "nan", "<na>", "n/a", "none", "null", "inf", "-inf")         # what stands where no answer is
 
 
 @dataclass(frozen=True)
@@ -30,52 +32,109 @@ class Problem:
     answer: str
     level: str = ""
 
+    @property
+    def key(self):
+        """The text without case and white space: problems with the same key are the same."""
+        return " ".join(self.text.casefold().split())
+
 
 def load_problems(source, split="train", limit=None, seed=0):
-    """The problems of `source`: "toy", a local .parquet, .jsonl, .json or .csv file, or a dataset id of the hub.
+    """The problems of `source`: "toy", a local file or folder, or a dataset id of the hub.
 
-    limit: a random sample of this size, drawn with `seed`; the toy world makes as many (default 4,096). A local
-    file is one split, whatever `split` says. Raises ValueError with one line that says what is wrong.
+    limit: at most so many, see `pick`; the toy world makes as many (default 4,096). A local file is one
+    split, whatever `split` says. Raises ValueError with one line that says what is wrong.
     """
     if source == "toy":
+        from tasks import toy  # no other source needs it
         problems = toy.make_problems(limit or 4096, f"{split} {seed}")
         return [Problem(f"toy-{split}-{seed}-{i}", p.text, p.answer, p.level) for i, p in enumerate(problems)]
     rows = read_file(Path(source)) if Path(source).suffix in READERS else read_hub(source, split)
-    problems, dropped, seen = [], Counter(), set()
+    problems, dropped, reasons = {}, [], Counter()
     for i, row in enumerate(rows):
-        text, answer = problem_of(row), answer_of(row)
-        reason = why_unusable(text, answer) or ("problem seen before" if text in seen else None)
-        if reason:
-            dropped[reason] += 1
-            continue
-        seen.add(text)
         level = row.get("level")
-        problems.append(Problem(f"{Path(source).stem}-{i}", text, answer, level if isinstance(level, str) else ""))
+        problem = Problem(f"{Path(source).stem}-{i}", problem_of(row) or "", answer_of(row) or "",
+                          level if isinstance(level, str) else "")
+        reason = why_unusable(problem) or ("problem seen before" if problem.key in problems else None)
+        if reason:
+            dropped.append(problem)
+            reasons[reason] += 1
+        else:
+            problems[problem.key] = problem
+    problems = list(problems.values())
+    counts = "; ".join(f"{count} rows: {reason}" for reason, count in reasons.most_common())
     if not problems:
         columns = ", ".join(sorted({str(name) for row in rows[:100] for name in row})) or "none"
-        reasons = "; ".join(f"{count} rows: {reason}" for reason, count in dropped.most_common())
         raise ValueError(
-            f"{source} has no problem that can be trained on. Columns found: {columns}. Looked for a problem in "
-            f"problem, question or prompt, and for an answer in solution (boxed), answer, final_answer, target or "
-            f"reward_model.ground_truth. {reasons or 'It has no rows'}.")
+            f"{source} has no problem that can be trained on. Columns found: {columns}. Looked for a problem"
+            " in problem, question or prompt, and for an answer in solution (boxed), answer, final_answer,"
+            f" target or reward_model.ground_truth. Dropped: {counts or 'it has no rows'}.")
     if dropped:
-        reasons = ", ".join(f"{count} ({reason})" for reason, count in dropped.most_common())
-        print(f"{source}: {len(problems)} of {len(rows)} problems kept, dropped {reasons}")
-    if limit is not None and limit < len(problems):
-        problems = random.Random(f"sample {seed}").sample(problems, limit)
-    return problems
+        print(f"{source}: {len(problems)} of {len(rows)} problems kept. Dropped: {counts}"
+              f"{by_level(dropped, problems)}")
+    return problems if limit is None else pick(problems, limit, seed)
+
+
+# --- Which problems are held out --------------------------------------------------------------------------
+
+def pick(problems, count, seed=0):
+    """At most `count` different problems: those with the lowest hashes of seed and text.
+
+    So their order does not matter, and a problem that is added replaces at most one.
+    """
+    problems = {problem.key: problem for problem in reversed(problems)}
+    lowest = sorted(problems, key=lambda key: sha256(f"{seed} {key}".encode()).digest())[:count]
+    return [problems[key] for key in lowest]
+
+
+def split(problems, held_out):
+    """Two lists without a problem in common: those to train on, and the held-out ones.
+
+    held_out: these problems, or how many to `pick` of `problems`. Prints how many are removed from `problems`
+    because the same ones are held out.
+    """
+    held_out = pick(problems, held_out) if isinstance(held_out, int) else held_out
+    keys, ids = {problem.key for problem in held_out}, {id(problem) for problem in held_out}
+    kept = [problem for problem in problems if problem.key not in keys]
+    removed = [problem for problem in problems if problem.key in keys and id(problem) not in ids]
+    if removed:
+        print(f"{len(removed)} of {len(problems)} problems are held out as well, and not trained on"
+              f"{by_level(removed, kept)}")
+    return kept, held_out
+
+
+def by_level(removed, kept):
+    """How many problems of each level were removed, as text, with a warning if this changes their mix."""
+    gone, left = Counter(problem.level for problem in removed), Counter(problem.level for problem in kept)
+    text, rest = "", max(1, len(kept))
+    for level, count in gone.most_common(8 if any(gone) else 0):
+        before, after = (count + left[level]) / (len(removed) + len(kept)), left[level] / rest
+        text += f"; {count} of level {level[:40]!r}"
+        if before - after > 2 * (before * (1 - before) / rest) ** 0.5:                  # two standard errors
+            text += f" (WARNING: {before:.0%} of all problems before, {after:.0%} after)"
+    return text
+
+
+def fingerprint(problems):
+    """A short text that changes with any problem or answer, for a run to keep and compare."""
+    rows = json.dumps([(problem.text, problem.answer) for problem in problems])
+    return f"{len(problems)} problems, {sha256(rows.encode()).hexdigest()[:8]}"
 
 
 # --- Reading files: a list of rows (dicts) ----------------------------------------------------------------
 
+def open_text(path):
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")         # -sig: without a byte order mark
+
+
 def read_parquet(path):
-    import pyarrow.parquet      # comes with datasets, and is not needed by the toy world
+    import pyarrow.parquet  # comes with datasets, and is not needed by the toy world
     return pyarrow.parquet.read_table(path).to_pylist()
 
 
 def read_jsonl(path):
     rows = []
-    with open(path, encoding="utf-8-sig") as file:          # -sig: with or without a byte order mark
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 rows += [json.loads(line)] if line.strip() else []
@@ -85,18 +144,20 @@ def read_jsonl(path):
 
 
 def read_json(path):
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    with open_text(path) as file:
+        content = json.load(file)
     if isinstance(content, dict):           # {"data": [...]}
         content = next((value for value in content.values() if isinstance(value, list)), [content])
     return content
 
 
 def read_csv(path):
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open_text(path) as file:
         return list(csv.DictReader(file))
 
 
-READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv}
+READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv,
+           ".gz": lambda path: READERS[Path(path.stem).suffix](path)}
 
 
 def read_file(path):
@@ -108,7 +169,7 @@ def read_file(path):
     except Exception as error:              # each reader has errors of its own, and none names the file
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path} cannot be read: it should hold one object with named columns for each problem")
+        raise ValueError(f"{path} cannot be read: it needs one object with named columns for each problem")
     return rows
 
 
@@ -118,11 +179,17 @@ def one_line(error):
 
 
 def read_hub(source, split):
-    """The rows of a dataset of the Hugging Face hub; `id:config` names one of several configurations."""
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise ValueError(f"{source} is neither toy, nor a {', '.join(READERS)} file, nor a dataset id (owner/name)")
+    """The rows of a dataset: a folder of `save_to_disk`, or an id of the hub, id:config if it has several."""
+    folder = Path(source).is_dir()
+    if not folder and (source.startswith((".", "/", "~")) or source.count("/") != 1):
+        kinds = ", ".join(READERS)
+        raise ValueError(f"{source} is neither toy, nor a folder, {kinds} file or dataset id (owner/name)")
     try:
         import datasets
+        if folder:
+            found = datasets.load_from_disk(source)
+            return (found[split] if isinstance(found, dict) else found).to_list()
+        notice_offline()
         name, _, config = source.partition(":")
         return datasets.load_dataset(name, config or None, split=split).to_list()
     except Exception as error:              # no network, no such set, no such split, gated, not installed
@@ -130,54 +197,70 @@ def read_hub(source, split):
                          "it once where there is a network, or give a local file with --data") from None
 
 
+def notice_offline():
+    """Without a network, make the hub's libraries use what is there: they would try for most of a minute."""
+    from huggingface_hub import constants, get_session
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:                       # its type depends on the version
+        constants.HF_HUB_OFFLINE = True
+
+
 # --- What a row says --------------------------------------------------------------------------------------
 
 def problem_of(row):
-    """The problem's text, or None: a string, or the last user message of a chat."""
+    """The problem's text, or None: a string, or the turns of a chat up to the last one of the user."""
     for column in ("problem", "question", "prompt"):
         value = row.get(column)
-        if isinstance(value, list):
-            value = next((message.get("content") for message in reversed(value)
-                          if isinstance(message, dict) and message.get("role") == "user"), None)
-        if isinstance(value, str):
+        if isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
+            while value and value[-1].get("role") != "user":
+                value = value[:-1]
+            texts = [turn.get("content") for turn in value]
+            value = "\n\n".join(texts) if all(isinstance(text, str) and text for text in texts) else None
+        if isinstance(value, str) and value.strip():
             return value.strip()
     return None
 
 
 def answer_of(row):
-    r"""The gold answer as text, or None. The last \boxed{} of a solution comes first: it is what a grader knows.
+    r"""The gold answer as text, or None. The last \boxed{} of a solution comes first: a grader knows it.
 
     verl keeps the answer in reward_model.ground_truth, as text or as an object with such columns.
     """
     truth = row["reward_model"].get("ground_truth") if isinstance(row.get("reward_model"), dict) else None
-    truth = truth if isinstance(truth, dict) else {"answer": truth}
-    for columns in (row, truth):
-        solution = columns.get("solution")
-        if isinstance(solution, str) and (boxed := last_boxed(solution)) is not None:
-            return boxed.strip()
-    for columns in (row, truth):
-        for column in ("answer", "final_answer", "target"):
-            value = columns.get(column)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                value = str(value)
-            if isinstance(value, str):
-                return value.split("####")[-1].strip()          # GSM8K writes its reasoning before ####
-    return None
+    places = row, truth if isinstance(truth, dict) else {"answer": truth}
+    cells = [place.get("solution") for place in places]
+    cells = [cell for cell in cells if isinstance(cell, str) and ("####" in cell or last_boxed(cell))]
+    cells += [place.get(column) for place in places for column in ("answer", "final_answer", "target")]
+    return next(filter(None, map(as_answer, cells)), None)
 
 
-def why_unusable(text, answer):
+def as_answer(cell):
+    """The answer in a cell, or None; of a list of accepted answers, the first that the grader can read."""
+    if isinstance(cell, list):
+        accepted = map(as_answer, (item for item in cell if not isinstance(item, list)))
+        return next((answer for answer in accepted if answer and equal(answer, answer)), None)
+    if isinstance(cell, (int, float)) and not isinstance(cell, bool):
+        cell = str(cell)
+    if not isinstance(cell, str):
+        return None
+    answer = (last_boxed(cell) or cell.split("####")[-1]).strip()       # GSM8K reasons before ####
+    return None if answer.casefold() in MISSING else answer
+
+
+def why_unusable(problem):
     """The reason why a problem cannot be trained on, or None."""
-    if not text:
+    if not problem.text:
         return "no problem"
-    if not answer:
+    if not problem.answer:
         return "no answer"
-    if len(text) > MAX_CHARACTERS:
+    if len(problem.text) > MAX_CHARACTERS:
         return f"problem over {MAX_CHARACTERS:,} characters"
     try:
-        (text + answer).encode()
+        (problem.text + problem.answer).encode()
     except UnicodeEncodeError:
         return "not valid Unicode"
-    return None if equal(answer, answer) else "answer that the grader cannot read"
+    return None if equal(problem.answer, problem.answer) else "answer that the grader cannot read"
 
 
 # --- The order of training --------------------------------------------------------------------------------

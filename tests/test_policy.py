@@ -1,29 +1,141 @@
-"""Loading a policy, and what is said when it cannot be loaded."""
+"""Loading a policy, and what is said when it cannot be loaded or cannot be loaded."""
+
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT, TEMPLATE
+from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
-from lab.policy import load_policy, pick_device, precision
+from lab.policy import check_name, load_policy, pick_device, precision
 
 
-@pytest.mark.parametrize("name, said", [("nowhere/is/it", "neither toy, nor a folder"), ("./nowhere", "neither toy")])
-def test_no_such_model(name, said):
-    with pytest.raises(ValueError, match=said):
+def save(folder, policy):
+    for part in policy:
+        part.save_pretrained(folder)
+    return folder
+
+
+def refusal(name):
+    """The one line that load_policy says."""
+    with pytest.raises(ValueError) as error:
         load_policy(name)
+    assert "\n" not in str(error.value) and str(name) in str(error.value)
+    return str(error.value)
 
 
-def test_a_folder_that_is_no_model(tmp_path, tiny_policy):
-    with pytest.raises(ValueError, match="without config.json or without weights"):
-        load_policy(str(tmp_path))
-    model, tokenizer = tiny_policy()
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+@pytest.mark.parametrize("name", ["nowhere/is/it", "./nowhere", ""])
+def test_no_such_model(name):
+    assert "neither toy, nor a folder" in refusal(name)
+
+
+@pytest.mark.parametrize("files, said", [
+    ("", "a folder without config.json or without weights"),
+    ("config.json pytorch_model.bin tokenizer.json", "(*.safetensors)"),
+    ("config.json checkpoint/config.json metrics.jsonl", "checkpoint?"),
+    ("config.json model.safetensors", "a folder without a tokenizer"),
+    ("adapter_config.json adapter_model.safetensors", "a LoRA adapter: merge it"),
+    ("model-Q4.gguf", "in GGUF"), ("model-Q4.gguf config.json", "in GGUF")])
+def test_a_folder_of_another_kind_is_named_without_loading_it(tmp_path, files, said):
+    for file in map(tmp_path.joinpath, files.split()):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    assert said in refusal(tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    for name, said in [("model.gguf", "in GGUF"), ("model.safetensors", "neither toy")]:
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=said):
+            check_name(str(tmp_path / name))
+
+
+def test_damaged_weights_are_one_line(tmp_path, tiny_policy):
+    save(tmp_path, tiny_policy())
     assert load_policy(tmp_path)[0].dtype == torch.float32
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[:len(weights) // 2])
-    with pytest.raises(ValueError) as error:
-        load_policy(str(tmp_path))
-    assert "cannot be loaded" in str(error.value) and "\n" not in str(error.value)
+    assert "cannot be loaded" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_classifier_is_no_policy(tmp_path, tiny_policy, tied):
+    _, tokenizer = tiny_policy()
+    classifier = Qwen3ForSequenceClassification(Qwen3Config(
+        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied, pad_token_id=0))
+    said = refusal(save(tmp_path, (classifier, tokenizer)))
+    assert "no language model but Qwen3ForSequenceClassification" in said
+    assert ("without weights for lm_head.weight" in said) == (not tied)
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path, tiny_policy):
+    model, tokenizer = tiny_policy()
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "layers.1.mlp" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    tokenizer.save_pretrained(tmp_path)
+    assert "without weights for model.layers.1.mlp" in refusal(tmp_path)
+
+
+def test_a_pad_token_beyond_the_embedding_pads_no_more(tmp_path, tiny_policy):
+    model, tokenizer = tiny_policy()
+    tokenizer.add_special_tokens({"pad_token": "<added>"})
+    assert tokenizer.pad_token_id == model.get_input_embeddings().num_embeddings
+    assert load_policy(save(tmp_path, (model, tokenizer)))[1].pad_token_id is None
+
+
+def test_other_tokens_beyond_the_embedding(tmp_path, tiny_policy):
+    model, tokenizer = tiny_policy()
+    tokenizer.add_tokens("<picture>", special_tokens=True)              # as Gemma 3's; no problem has it
+    load_policy(save(tmp_path, (model, tokenizer)))
+    tokenizer.chat_template = TEMPLATE + "<picture>"
+    assert "61 tokens in its tokenizer, 60" in refusal(save(tmp_path, (model, tokenizer)))
+    model, tokenizer = tiny_policy()
+    tokenizer.add_tokens("hello")
+    assert "61 tokens in its tokenizer, 60" in refusal(save(tmp_path, (model, tokenizer)))
+
+
+def test_a_policy_that_cannot_end_a_text(tmp_path, tiny_policy):
+    model, tokenizer = tiny_policy(eos_token=None, pad_token=None, eos=3)
+    load_policy(save(tmp_path, (model, tokenizer)))                     # the generation config names it
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    assert "token that ends a text" in refusal(save(tmp_path, (model, tokenizer)))
+
+
+@pytest.mark.parametrize("template", [
+    TEMPLATE.replace("m.content", "m.content | selectattr('type') | map(attribute='text') | join"),
+    TEMPLATE.replace("{{ m.content }}", "{% if m.role == 'system' %}{{ m.content }}{% endif %}")])
+def test_a_template_that_wants_parts_or_only_a_system_message(tmp_path, tiny_policy, template):
+    assert "the same prompt of every problem" in refusal(save(tmp_path, tiny_policy(template=template)))
+
+
+def test_a_tokenizer_that_knows_nothing(tmp_path, tiny_policy):
+    model, _ = tiny_policy(template=None)
+    save(tmp_path, [model])
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}))
+    assert "the same prompt" in refusal(tmp_path)
+
+
+def test_without_a_network_a_hub_id_fails_within_seconds(tmp_path):
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from lab.policy import load_policy
+from tasks.problems import load_problems
+for load in (load_policy, load_problems):
+    start = time.perf_counter()
+    try:
+        load("owner/name")
+    except ValueError as error:
+        print(time.perf_counter() - start < 10, "owner/name" in str(error) and "\\n" not in str(error))
+print("tasks.toy" in sys.modules)
+"""
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True)
+    assert done.stdout.split() == ["True"] * 4 + ["False"], done.stderr
 
 
 def test_pick_device():
