@@ -7,8 +7,8 @@ import pytest
 
 from tasks import benchmarks
 from tasks import problems as data
-from tasks.benchmarks import BENCHMARKS, grade_letter, last_block, load_benchmark
 from conftest import ROOT
+from tasks.benchmarks import BENCHMARKS, check_gold, grade_letter, last_block, load_benchmark
 from tasks.problems import Problem
 
 LOGIC = {"id": "x_1", "context": "Every cat is a mammal. Tom is a cat.", "question": "Is Tom a mammal?",
@@ -18,6 +18,14 @@ ARC = {"id": "Mercury_1", "question": "What do plants need?", "answerKey": "2",
 MBPP = {"task_id": 2, "prompt": "Write a function that doubles a number.", "code": "def double(n): return 2 * n",
         "test_imports": ["import math"],
         "test_list": ["assert double(4) == 8", "assert double(0) == math.floor(0.5)"]}
+DEEPSEEK = {"prompt": MBPP["prompt"], "test": ["assert double(4) == 8", "assert double(0) == 0"], "task_id": 2,
+            "code": "def double(n):\r\n\tm = n\r\n\treturn m + n"}
+LCB = {"question_title": "Sum", "question_content": "Print the sum of two numbers.", "platform": "atcoder",
+       "question_id": "abc_a", "contest_id": "abc", "contest_date": "2024-08-10T00:00:00", "starter_code": "",
+       "difficulty": "easy", "metadata": "{}",
+       "public_test_cases": json.dumps([{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]),
+       "private_test_cases": json.dumps([{"input": "-5 5", "output": "0", "testtype": "stdin"}])}
+PROGRAM = "```python\na, b = map(int, input().split())\nprint({})\n```"
 CODE = "First I think.\n```python\nprint(1)\n```\nNo:\n```python\ndef {}:\n    return {}\n```"
 
 # name: (a row, part of the problem's text, right completions, wrong completions)
@@ -60,7 +68,7 @@ ROWS = {
     "mbppplus": (MBPP | {"source_file": "s", "test": "import numpy as np\nassert np.all(double(np.ones(2)) == 2)"},
                  "assert double(4) == 8", [CODE.format("double(n)", "n + n")], [CODE.format("double(n)", "n ** 2")]),
     "humanevalplus": ({"task_id": "HumanEval/0", "prompt": 'def double(n):\n    """Twice n."""\n',
-                       "canonical_solution": "", "entry_point": "double",
+                       "canonical_solution": "    return n * 2\n", "entry_point": "double",
                        "test": "def check(candidate):\n    assert candidate(4) == 8\n"},
                       '"""Twice n."""', [CODE.format("double(n)", "2 * n")], [CODE.format("double(n)", "3 * n")]),
     "crux": ({"id": "sample_0", "code": "def f(x):\n    return {'a': x[::-1]}", "input": "'bc'",
@@ -68,7 +76,10 @@ ROWS = {
              "f('bc')", ["```python\n{'a': 'cb'}\n```", "```\n{\"a\": 'cb'}```"],
              ["```python\n{'a': 'bc'}\n```", "```python\nf('bc')\n```", "```python\nresult\n```", "{'a': 'cb'}",
               "```\n" + "(" * 5000 + "\n```"]),
+    "livecodebench": (LCB, "sum of two numbers.\n\nWrite a program that reads its input from stdin",
+                      [PROGRAM.format("a + b")], [PROGRAM.format("a * 2 + 1"), PROGRAM.format("3"), "3"]),
 }
+CODE_SETS = {"mbpp", "mbppplus", "humanevalplus", "crux", "livecodebench"}
 
 
 def write(path, rows):
@@ -91,19 +102,18 @@ def test_rows_and_grades(name, tmp_path):
 
 def test_every_benchmark_asks_for_what_its_grader_reads():
     for name, benchmark in BENCHMARKS.items():
-        assert ("```python" in benchmark.instruction) == benchmark.executes == (name in (
-            "mbpp", "mbppplus", "humanevalplus", "crux")), name
-        assert "boxed" in benchmark.instruction or benchmark.executes
+        assert benchmark.executes == (name in CODE_SETS)
+        assert "```python" in benchmark.instruction if name in CODE_SETS else benchmark.instruction is None
 
 
 def test_code_is_executed_only_if_that_is_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmarks.sandbox, "passes", None)
+    monkeypatch.setattr(benchmarks.sandbox, "execute", None)
     path = write(tmp_path / "rows.json", [MBPP])
-    for name in ("mbpp", "mbppplus", "humanevalplus", "crux"):
-        with pytest.raises(ValueError, match=f"{name} executes code that the model writes.*--allow-code-execution"):
+    for name in (*CODE_SETS, "livecodebench@2024-08-01:"):
+        with pytest.raises(ValueError, match="executes code that the model writes.*--allow-code-execution$"):
             load_benchmark(f"{name}={path}")
     code = CODE.format("double(n)", "2 * n")
-    for name in set(BENCHMARKS) - {"mbpp", "mbppplus", "humanevalplus", "crux"}:
+    for name in set(BENCHMARKS) - CODE_SETS:
         assert not BENCHMARKS[name].grade(code, Problem("p", "t", "A", ""))
 
 
@@ -154,7 +164,8 @@ def test_rows_of_anything(name, tmp_path, capsys):
                     load_benchmark(f"{name}={rows}")
                 continue
             _, problems = load_benchmark(f"{name}={rows}", allow_code_execution=True)
-            assert problems[-1].id == f"{name}-1" and all(p.text and p.answer for p in problems)
+            assert problems[-1].id == f"{name}-1" and all(p.text for p in problems)
+            assert all(p.answer or p.tests for p in problems)
 
 
 def test_a_set_that_needs_pictures_is_left_out(tmp_path, capsys):
@@ -191,13 +202,63 @@ def test_other_sources(tmp_path, capsys):
 
 
 def test_unknown_names():
-    for name in ("math501", "", "nope=rows.json", "MATH500"):
+    for name in ("math501", "", "nope=rows.json", "MATH500", "math500@2024-01-01:"):
         with pytest.raises(ValueError, match="unknown benchmark .*: there are toy, math500"):
             load_benchmark(name)
     with pytest.raises(ValueError, match="logic needs a file: logic=FILE"):
         load_benchmark("logic")
     with pytest.raises(ValueError, match="math500 needs a file: math500=FILE, with a suffix"):
         load_benchmark("math500=rows.txt")
+
+
+# --- A set's own answers ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_gold_answers_pass(name, tmp_path):
+    row = ROWS[name][0]
+    path = write(tmp_path / "rows.json", [row, row | {"code": row.get("code"), "canonical_solution": None}])
+    benchmark, problems = load_benchmark(f"{name}={path}", allow_code_execution=True)
+    count = {"livecodebench": 0, "humanevalplus": 1}.get(name, 2)           # of rows that have an answer
+    assert check_gold(benchmark, problems) == (count, count, [])
+
+
+@pytest.mark.parametrize("name, change", [
+    ("mbpp", {"code": "def double(n): return n"}), ("mbpp", {"code": "def twice(n): return 2 * n"}),
+    ("mbppplus", {"test": "assert double(4) == 9"}), ("humanevalplus", {"entry_point": "triple"}),
+    ("crux", {"output": "{'a': 'bc'}"}), ("math500", {"answer": "a } brace"}), ("aime25", {"answer": "{"})])
+def test_gold_answers_that_fail_are_shown(name, change, tmp_path):
+    row = ROWS[name][0]
+    path = write(tmp_path / "rows.json", [row] + [row | change] * 4)
+    benchmark, problems = load_benchmark(f"{name}={path}", allow_code_execution=True)
+    passed, total, failed = check_gold(benchmark, problems)
+    assert (passed, total) == (1, 5) and [problem.id for problem in failed] == [f"{name}-{i}" for i in (1, 2, 3)]
+
+
+def test_layouts_of_mbpp(tmp_path):
+    """Google's full and sanitized sets, EvalPlus, and DeepSeek-Coder's file, whose tests are the list `test`."""
+    google = {"text": MBPP["prompt"], "code": MBPP["code"], "task_id": 1, "test_setup_code": "import math",
+              "test_list": MBPP["test_list"], "challenge_test_list": []}
+    long = {"prompt": MBPP["prompt"], "code": MBPP["code"], "task_id": "1",
+            "test": "import math\nfor n in range(9):\n    assert double(n) == n + n\nassert double(4) == 8\n"}
+    rows = [google, MBPP, MBPP | {"test": long["test"]}, DEEPSEEK, long]
+    benchmark, problems = load_benchmark(f"mbpp={write(tmp_path / 'rows.json', rows)}", allow_code_execution=True)
+    assert len(problems) == 5 and check_gold(benchmark, problems) == (5, 5, [])
+    for problem in problems:
+        assert problem.text.startswith(MBPP["prompt"] + "\n\nYour code should pass these tests:\nassert ")
+        assert "assert double(4) == 8" in problem.text and "range" not in problem.text
+        assert not benchmark.grade(CODE.format("double(n)", "8"), problem)
+    with pytest.raises(ValueError, match="benchmark mbpp: row 0 has no column 'test_list'; it has prompt, code"):
+        load_benchmark(f"mbpp={write(tmp_path / 'rows.json', [{'prompt': 'a', 'code': 'b'}])}",
+                       allow_code_execution=True)
+
+
+def test_real_files_pass():
+    data = ROOT.parent / "shared" / "data"
+    if not data.exists():
+        pytest.skip("no files here")
+    for name, count in (("aime2025", 30), ("math_train", 7000)):
+        benchmark, problems = load_benchmark(str(data / f"{name}.parquet"), limit=300)
+        assert check_gold(benchmark, problems)[:2] == (len(problems), min(count, 300))
 
 
 # --- Grades -----------------------------------------------------------------------------------------------

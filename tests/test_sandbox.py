@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks import sandbox
-from tasks.sandbox import passes
+from tasks.sandbox import passes, run
 
 
 def test_right_and_wrong_code():
@@ -46,6 +46,27 @@ def test_endless_code_is_killed(code):
     started = time.monotonic()
     assert not passes(code, "assert False", seconds=1)
     assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize("code, written", [
+    ("print(2 * int(input()))", "8\n"), ("import sys\nsys.stdout.write(sys.stdin.read())", "4\né\n"),
+    ("import os\nos.write(1, os.read(0, 9))", "4\né\n"), ("print(open(0, 'rb').read())", "b'4\\n\\xc3\\xa9\\n'\n"),
+    ("print(1)\nraise SystemExit(1)\nprint(2)", "1\n"), ("print(__name__, end='')", "__main__"), ("", ""),
+    ("import sys\nprint(1, file=sys.stderr)", ""), ("import os\nprint(os.listdir())", "[]\n"),
+    ("print('x' * 10**6)", "x" * 10**6 + "\n"),
+    ("print(1)\n1 / 0", None), ("print(1)\nimport os\nos._exit(0)", None), ("print(1)\nwhile 1: pass", None),
+    ("for _ in range(40): print('x' * 10**6)", None), ("open('a', 'w').write('1')\nprint(open('a').read())", "1\n"),
+    ("import socket\nsocket.socket()", None), ("import os\nos.fork()", None), ("x = bytearray(1 << 31)", None)])
+def test_programs_that_read_and_write(code, written):
+    assert run([code], "4\né\n", seconds=2) == written
+
+
+def test_parts_share_their_names():
+    assert run(["def f():\n    return 1", "from __future__ import annotations\nx = f()", "print(x)"], "") == "1\n"
+    assert run(["x = 1", "print(x)"]) == "" and run(["x = 1", "raise SystemExit"]) is None
+    assert run(["import sys\nassert sys.stdin.read() == ''"]) == ""
+    assert run(["import sys\nprint(len(sys.stdin.read()))"], "1" * 10**7) == "10000000\n"
+    assert run(["print(input())"], "\ud800") is None and run(["print('\ud800')"], "") is None
 
 
 def test_memory_and_files_are_limited():
