@@ -89,8 +89,8 @@ def test_functions(code, right, tmp_path):
 
 def test_what_the_model_sees(tmp_path):
     _, (program, function) = load(tmp_path, PROGRAM, FUNCTION)
-    assert program.text == ("Print the mean of each line's numbers.\n\nWrite a program that reads its input from "
-                            "stdin and writes the answer to stdout.")
+    task = "Write a program that reads its input from stdin and writes the answer to stdout."
+    assert program.text == f"{PROGRAM['question_content']}\n\n{task}"
     assert function.text.startswith("Scale the numbers.\n\nComplete this code:\n\n```python\nclass Solution:")
     assert (program.level, program.answer) == ("hard", "") and "4.0" not in program.text
 
@@ -141,8 +141,10 @@ def test_hostile_pickles(tmp_path, capsys):
     pickles += [pickle.dumps([attack, "[]"]), text[:-1] + pickles[0],
                 b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.",
                 pickle.dumps(b"[]"), pickle.dumps(["[]"]), pickle.dumps(1), b"", b"\x80",
-                b"X\xff\xff\xff\x7f[]", b"\x8d" + b"\xff" * 8 + b"[]", b"r\xff\xff\xff\x7f.", b"N" * 10_000_000]
-    rows = [PROGRAM | {"private_test_cases": base64.b64encode(zlib.compress(data)).decode()} for data in pickles]
+                b"X\xff\xff\xff\x7f[]", b"\x8d" + b"\xff" * 8 + b"[]", b"r\xff\xff\xff\x7f.",
+                b"N" * 10_000_000]
+    packed = [base64.b64encode(zlib.compress(data)).decode() for data in pickles]
+    rows = [PROGRAM | {"private_test_cases": text} for text in packed]
     started = time.monotonic()
     _, problems = load(tmp_path, *rows, PROGRAM)
     assert not mark.exists() and [problem.id for problem in problems] == [f"livecodebench-{len(rows)}"]
