@@ -57,8 +57,8 @@ def columns(question, answer, level=None):
     def read(row):
         if row.get("modality", "Text-only") != "Text-only":         # OlympiadBench has problems with pictures
             raise ValueError("needs a picture")
-        if question not in row and problem_of(row) and answer_of(row):      # a local copy in a usual layout
-            return problem_of(row), answer_of(row)
+        if question not in row and problem_of(row):                         # a local copy in a usual layout
+            return problem_of(row), answer_of(row) or ""
         value = row[answer]
         value = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         return row[question], value.strip(), str(row.get(level, ""))

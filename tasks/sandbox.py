@@ -28,15 +28,14 @@ import tempfile
 from contextlib import suppress
 from functools import lru_cache
 
-SECONDS = 10                    # wall clock and CPU, of one program with its tests
+SECONDS = 10                    # wall clock and CPU
 MEMORY = 1 << 30                # bytes of address space; numpy alone takes 400 MB of it
-FILE_SIZE = 1 << 16             # bytes
-OUTPUT_SIZE = 1 << 24           # bytes of stdout, where it is read
+FILE_SIZE, OUTPUT_SIZE = 1 << 16, 1 << 24           # bytes of a file; of stdout, where that is read
 UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child"]
 
 # Runs in the other process: reads the job from stdin, locks itself in, executes, and reports to stdout.
 DRIVER = r'''
-import json, os, resource, sys
+import json, os, resource, sys, types
 job = json.load(open(0, closefd=False))
 report = os.dup(1)
 stdin = stdout = nowhere = os.open(os.devnull, os.O_RDWR)
@@ -79,10 +78,11 @@ def lock(abspath=os.path.abspath, fsdecode=os.fsdecode, separator=os.sep):
     sys.addaudithook(hook)
 
 lock()
-scope = {"__name__": "answer" if job["stdin"] is None else "__main__"}
+name = "answer" if job["stdin"] is None else "__main__"
+module = sys.modules[name] = types.ModuleType(name)         # dataclasses look their module up
 try:
     for part in job["parts"]:
-        exec(compile(part, "part", "exec"), scope)
+        exec(compile(part, "part", "exec"), vars(module))
 except SystemExit:
     if job["stdin"] is None:
         raise

@@ -62,6 +62,13 @@ def test_programs_that_read_and_write(code, written):
     assert run([code], "4\né\n", seconds=2) == written
 
 
+@pytest.mark.parametrize("stdin", [None, ""])
+def test_a_part_is_a_module(stdin):
+    code = "from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: 'int' = 1\nPoint()"
+    assert run([code, "import sys\nassert sys.modules[__name__].Point is Point"], stdin) == ""
+    assert run(["import __main__\nassert not hasattr(__main__, 'job') and 'job' not in globals()"], "") == ""
+
+
 def test_parts_share_their_names():
     future = "from __future__ import annotations\nx = f()"                # may begin any part
     assert run(["def f():\n    return 1", future, "print(x)"], "") == "1\n"
