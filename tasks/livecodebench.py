@@ -2,7 +2,7 @@
 
 A row is one of code_generation_lite (test.jsonl to test6.jsonl). A program is tested by what it writes to
 stdout for what it reads from stdin; a function, if the row names one, by its result for its arguments. All
-tests must pass, each within limits of its own. Rules and limits are those of the set's own runner
+tests must pass, each within limits of its own. The rules are those of the set's own runner
 (LiveCodeBench/LiveCodeBench, lcb_runner/evaluation/testing_util.py).
 """
 
@@ -16,7 +16,7 @@ from itertools import islice
 
 from tasks import sandbox
 
-LIMITS = dict(seconds=6, memory=4 << 30)            # of each test
+LIMITS = dict(seconds=6, memory=4 << 30)            # of each test, as there
 LARGEST = 1 << 29                                   # bytes of the unpacked tests of one row
 # What a program may take for granted: LeetCode's stubs say List[int] and import nothing.
 MODULES = """string re datetime collections heapq bisect copy math random statistics itertools functools

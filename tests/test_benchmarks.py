@@ -115,6 +115,14 @@ def test_every_benchmark_asks_for_what_its_grader_reads():
         assert "```python" in benchmark.instruction if name in CODE_SETS else benchmark.instruction is None
 
 
+def test_the_docs_list_every_benchmark():
+    lines = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
+    for name, benchmark in BENCHMARKS.items():
+        (line,) = [line for line in lines if f"| `{name}` |" in line or f"| `{name}=FILE` |" in line]
+        hub, split = (cell.strip() for cell in line.split("|")[3:5])
+        assert hub.startswith(benchmark.source) and split == benchmark.split, name
+
+
 def test_code_is_executed_only_if_that_is_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks.sandbox, "execute", None)
     path = write(tmp_path / "rows.json", [MBPP])
