@@ -2,23 +2,25 @@ r"""Benchmarks: where their problems are, how a row becomes a problem, and how a
 
     load_benchmark("math500", limit=100)
     load_benchmark("folio=data/folio.json")         # a local copy in the columns of that benchmark
+    load_benchmark("livecodebench@2024-08-01:=test5.jsonl", allow_code_execution=True)      # from that day on
     load_benchmark("my_logic.json")                 # any multiple choice: context, question, options, answer
-    load_benchmark("my_problems.jsonl")             # any problems that can be trained on, as in data.py
+    load_benchmark("my_problems.jsonl")             # any problems that can be trained on, as in problems.py
 
-A `Benchmark` is a line of the table at the end of this file. Hub ids and columns are those of the sets' public
-cards; a set whose columns are others is refused with a line that names what was looked for and what was found.
-Benchmarks of code execute what the model writes, in `sandbox.passes`, and only if that is allowed.
+A `Benchmark` is a line of the table at the end of this file. Hub ids and columns are those of the sets'
+cards; a set with other columns is refused with a line that names what was looked for and what was found.
+Benchmarks of code execute what the model writes, in sandbox.py, and only if that is allowed.
 """
 
 import random
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import sandbox
-from tasks.problems import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
+from tasks import livecodebench, sandbox
 from tasks.grader import equal, grade, last_boxed
+from tasks.problems import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTER = "Answer with the letter of the right option."
@@ -27,15 +29,17 @@ LITERAL = "Reason step by step, and end with that value, a python literal, alone
 SCIENCE_TOLERANCE = 0.05        # SciBench's own
 
 
-class Unusable(Exception):
-    """A row that is no problem of the benchmark, such as one that needs a picture."""
+@dataclass(frozen=True)
+class CodeProblem(Problem):
+    """A problem whose solutions are executed with `tests`. `answer`: the row's own solution, or ""."""
+    tests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """source, split: as in `data.read_hub`. read: a row's (text, answer, level), or KeyError if a column is missing.
-
-    grade: is a completion right, given the Problem? instruction: what the prompt says after the problem's text.
+    """source, split: as in `problems.read_hub`. read: a row's (text, answer[, level[, tests]]); KeyError if a
+    column is missing, ValueError if the row is no problem. grade: is a completion right, given a Problem?
+    instruction: ends the prompt; None for the ordinary one. executes: does grading run what the model wrote?
     """
     source: str
     split: str
@@ -46,15 +50,15 @@ class Benchmark:
     note: str = ""
 
 
-# --- Rows: (text, answer, level) --------------------------------------------------------------------------
+# --- Rows -------------------------------------------------------------------------------------------------
 
 def columns(question, answer, level=None):
-    """A reader of rows whose problem and answer stand in one column each; a list of answers is joined by commas."""
+    """A reader of rows with a column each for problem and answer; a list of answers is joined by commas."""
     def read(row):
         if row.get("modality", "Text-only") != "Text-only":         # OlympiadBench has problems with pictures
-            raise Unusable("needs a picture")
-        if question not in row and problem_of(row) and answer_of(row):      # a local copy in a usual layout
-            return problem_of(row), answer_of(row), ""
+            raise ValueError("needs a picture")
+        if question not in row and problem_of(row):                         # a local copy in a usual layout
+            return problem_of(row), answer_of(row) or ""
         value = row[answer]
         value = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         return row[question], value.strip(), str(row.get(level, ""))
@@ -62,18 +66,18 @@ def columns(question, answer, level=None):
 
 
 def choice(question, options, right, context=""):
-    """A multiple-choice problem from its parts: right is an index or a letter. Options may carry letters: A) ..."""
+    """A multiple-choice problem from its parts. right: index or letter. Options may carry letters: A) ..."""
     options = [re.sub(r"^\s*\(?[A-Z][).:]\s*", "", str(option)) for option in options]
     letter = right if isinstance(right, str) else LETTERS[right]
     letter = letter.strip().strip("().").upper()
     if not 2 <= len(options) <= len(LETTERS) or letter not in LETTERS[:len(options)]:
-        raise Unusable("no answer among its options")
-    listed = "\n".join(f"{name}) {option}" for name, option in zip(LETTERS, options))
-    return "\n\n".join(part.strip() for part in (context, question, listed, LETTER) if part.strip()), letter, ""
+        raise ValueError("no answer among its options")
+    listed = "\n".join(f"{LETTERS[i]}) {option}" for i, option in enumerate(options))
+    return "\n\n".join(part.strip() for part in (context, question, listed, LETTER) if part.strip()), letter
 
 
 def read_logic(row):
-    """context (if any), question, options, and an answer that is a letter, an index, or the text of an option."""
+    """context (if any), question, options; an answer that is a letter, an index, or the text of an option."""
     options, answer = row["options"], row["answer"]
     if isinstance(options, dict):
         options = list(options.values())
@@ -95,15 +99,15 @@ def read_rbench(row):
 
 def read_arc(row):
     labels = list(row["choices"]["label"])
-    return choice(row["question"], row["choices"]["text"], labels.index(row["answerKey"]))     # some are 1 to 4
+    return choice(row["question"], row["choices"]["text"], labels.index(row["answerKey"]))  # some are 1 to 4
 
 
 def read_folio(row):
     premises = row["premises"] if isinstance(row["premises"], str) else "\n".join(row["premises"])
     labels = ["True", "False", "Uncertain"]
     label = "Uncertain" if row["label"] == "Unknown" else row["label"]
-    return choice(f"By these premises, is the statement true, false or uncertain?\n{row['conclusion']}", labels,
-                  labels.index(label), premises)
+    question = f"By these premises, is the statement true, false or uncertain?\n{row['conclusion']}"
+    return choice(question, labels, labels.index(label), premises)
 
 
 def read_bbh(row):
@@ -125,28 +129,34 @@ def read_scibench(row):
 
 
 def read_mbpp(row):
-    imports = list(row.get("test_imports") or row.get("test_setup_code", "").splitlines())
+    """In Google's columns, EvalPlus's (`test` is a long text), or DeepSeek-Coder's (`test` is a list)."""
+    test = row.get("test") or row["test_list"]
+    shown = row.get("test_list") or test
+    shown = re.findall("^assert .*", shown, re.MULTILINE)[:3] if isinstance(shown, str) else shown
+    if not isinstance(test, str):
+        test = "\n".join([*(row.get("test_imports") or [row.get("test_setup_code", "")]), *test])
     text = row["prompt"] if "prompt" in row else row["text"]
-    shown = "\n".join(row["test_list"])
-    tests = row.get("test") or "\n".join([*imports, *row["test_list"]])                 # EvalPlus has one long test
-    return f"{text}\n\nYour code should pass these tests:\n{shown}", tests, ""
+    text = "\n".join([text, "", "Your code should pass these tests:", *shown])
+    return text, row.get("code") or "", "", (test,)
 
 
 def read_humaneval(row):
+    right = row.get("canonical_solution") or ""
     return (f"Complete this function, and write it out as a whole:\n\n```python\n{row['prompt']}\n```",
-            f"{row['test']}\ncheck({row['entry_point']})", "")
+            right and row["prompt"] + right, "", (f"{row['test']}\ncheck({row['entry_point']})",))
 
 
 def read_crux(row):
     text = f"What does this python function return for f({row['input']})?\n\n```python\n{row['code']}\n```"
-    return text, f"{row['code']}\nresult = f({row['input']})", ""
+    return text, row.get("output") or "", "", (f"{row['code']}\nresult = f({row['input']})",)
 
 
 # --- Grades -----------------------------------------------------------------------------------------------
 
 def grade_letter(completion, problem):
-    r"""Is the boxed letter the right one? Reads \boxed{B}, \boxed{(B)}, \boxed{\text{B}}, \boxed{B) because}."""
-    box = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", (last_boxed(completion) or "")[:400])
+    r"""Is the boxed letter the right one? Reads \boxed{B}, \boxed{(B)}, \boxed{\text{B}}, \boxed{B) so}."""
+    box = (last_boxed(completion) or "")[:400]
+    box = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", box)
     match = re.match(r"\s*\(?([A-Za-z])\)?\s*(?:[).:,].*)?$", box, re.DOTALL)
     return bool(match) and match[1].upper() == problem.answer
 
@@ -158,7 +168,7 @@ NUMBER = re.compile(r"""\s* \$? \s* (
 
 
 def grade_science(completion, problem):
-    """Is the boxed number within 5 % of the right one, and its unit, if it has one, the unit that was asked for?
+    """Is the boxed number within 5 % of the right one, and its unit, if any, the one that was asked for?
 
     Units are compared as written or as formulas, not converted: 5 km are not 5000 m.
     """
@@ -167,11 +177,12 @@ def grade_science(completion, problem):
     if not ours or not equal(ours[1], number, rel_tol=SCIENCE_TOLERANCE):
         return False
     written, wanted = (plain_unit(text) for text in (ours[2], unit))
-    return not written or not wanted or written == wanted or equal(f"1\\text{{ {written}}}", f"1\\text{{ {wanted}}}")
+    return (not written or not wanted or written == wanted
+            or equal(f"1\\text{{ {written}}}", f"1\\text{{ {wanted}}}"))
 
 
 def plain_unit(text):
-    r"""A unit without its LaTeX: \mathrm{~kJ} \mathrm{~mol}^{-1} and \text{ kJ/mol} become kJ mol^-1 and kJ/mol."""
+    r"""A unit without LaTeX: \mathrm{~kJ} \mathrm{~mol}^{-1}, \text{ kJ/mol} become kJ mol^-1, kJ/mol."""
     text = re.sub(r"\\(?:text|mathrm|operatorname|rm|left|right|[ ,;!])|[~${}]", " ", text)
     text = re.sub(r"\\(?:cdot|times)|\*|·", " ", text)
     return re.sub(r"\s*([/^])\s*", r"\1", " ".join(text.split())).strip(" .")
@@ -183,45 +194,50 @@ def last_block(completion):
     return blocks[-1].strip() if blocks else None
 
 
-def grade_code(completion, problem):
-    """Does the last block of code pass the tests? Executes it."""
-    block = last_block(completion)
-    return block is not None and sandbox.passes(block, problem.answer)
+def by_block(passes):
+    """The grade of code: passes(block, *tests), for the last block of code. Executes it."""
+    def grade_block(completion, problem):
+        block = last_block(completion)
+        return block is not None and passes(block, *problem.tests)
+    return grade_block
 
 
-def grade_literal(completion, problem):
-    """Is the last block of code the literal that the given program computes? Executes the program, not the block."""
-    block = last_block(completion)
-    return block is not None and sandbox.passes(
-        problem.answer, f"import ast\nassert result == ast.literal_eval({block!r})")
+def is_result(block, program):
+    """Is the block the literal that `program` computes? Executes the program, not the block."""
+    return sandbox.passes(program, f"import ast\nassert result == ast.literal_eval({block!r})")
 
 
 # --- Loading ----------------------------------------------------------------------------------------------
 
-def load_benchmark(name, limit=None, allow_code_execution=False):
-    """(Benchmark, list of Problems) of a name in BENCHMARKS, NAME=FILE, or a source of `data.load_problems`.
+def load_benchmark(source, limit=None, allow_code_execution=False):
+    """(Benchmark, list of Problems) of NAME, NAME=FILE, or a source of `problems.load_problems`.
 
-    limit: a random sample of this size, the same every time. Raises ValueError with one line that says what is
-    wrong: an unknown name, no access or network, wrong columns, code that may not be executed.
+    NAME: one of BENCHMARKS, or livecodebench@FROM:TO, the contests of these days. limit: a random sample of
+    this size, the same every time. Raises ValueError with one line that says what is wrong: an unknown name,
+    no access or network, wrong columns, code that may not be executed.
     """
-    name, _, file = name.partition("=")
+    name, _, file = source.partition("=")
+    days = name.removeprefix("livecodebench@") if name.startswith("livecodebench@") else ""
+    if days:
+        name, within = "livecodebench", livecodebench.window(days)
     suffix = Path(name).suffix
     if name not in BENCHMARKS and suffix not in READERS and (file or name != "toy" and "/" not in name):
         raise ValueError(f"unknown benchmark {name}: there are toy, {', '.join(BENCHMARKS)}; or give a "
                          f"{', '.join(READERS)} file, or a dataset id of the hub (owner/name)")
     benchmark = BENCHMARKS.get(name, PLAIN)
     if benchmark.executes and not allow_code_execution:
-        raise ValueError(f"{name} executes code that the model writes: read about it in README.md, then add "
-                         "--allow-code-execution")
+        raise ValueError(f"{name} executes code that the model writes: read about it in docs/benchmarks.md, "
+                         "then add --allow-code-execution")
     if name == "toy":
         return benchmark, load_problems(name, "test", limit or TOY_PROBLEMS)
-    rows = fetch(name, benchmark, file) if name in BENCHMARKS else read_file(Path(name)) if suffix in READERS else []
+    rows = (fetch(name, benchmark, file) if name in BENCHMARKS
+            else read_file(Path(name)) if suffix in READERS else [])
     if rows and "options" in rows[0] and (benchmark is PLAIN or benchmark.grade is grade_letter):
         benchmark = BENCHMARKS["logic"]
     if benchmark is PLAIN:
         problems = load_problems(name, "test")
     else:
-        problems = read_rows(Path(name).stem, benchmark, rows)
+        problems = read_rows(Path(name).stem, benchmark, within(rows) if days else rows)
     if limit and limit < len(problems):
         problems = random.Random(0).sample(problems, limit)
     return benchmark, problems
@@ -240,32 +256,44 @@ def fetch(name, benchmark, file):
 
 
 def read_rows(name, benchmark, rows):
-    """Problems from rows. A missing column is an error; rows that are no problems are left out and counted."""
-    problems, dropped = [], 0
+    """Problems from rows. A missing column is an error; rows that are no problem are left out and counted."""
+    problems, dropped, kind = [], 0, CodeProblem if benchmark.executes else Problem
     for i, row in enumerate(rows):
         try:
-            text, answer, level = benchmark.read(row)
-            if not (isinstance(text, str) and text.strip() and isinstance(answer, str) and answer):
-                raise Unusable("empty")
-            (text + answer + level).encode()
+            text, answer, *more = benchmark.read(row)
+            if not text.strip() or not (answer or more[1:]):
+                raise ValueError("empty")
+            "".join([text, answer, *more[:1]]).encode()
         except KeyError as error:
             raise ValueError(f"benchmark {name}: row {i} has no column {error}; it has "
                              f"{', '.join(map(str, row)) or 'none'}") from None
-        except (Unusable, ValueError, TypeError, AttributeError, IndexError):
+        except (ValueError, TypeError, AttributeError, IndexError, RecursionError, zlib.error):
             dropped += 1
             continue
-        problems.append(Problem(f"{name}-{i}", text.strip(), answer, level))
+        problems.append(kind(f"{name}-{i}", text.strip(), answer, *more))
     if not problems:
         raise ValueError(f"benchmark {name}: none of its {len(rows)} rows is a problem with an answer")
     if dropped:
-        print(f"{name}: {dropped} of {len(rows)} rows left out: no text, no usable answer, or a picture is needed")
+        print(f"{name}: {dropped} of {len(rows)} rows left out: no text, no answer, or a picture is needed")
     return problems
+
+
+def check_gold(benchmark, problems):
+    """Is a set read rightly? Grades its own answers: (how many pass, of how many, first Problems that fail).
+
+    An answer becomes a completion, boxed or as a block of code. LiveCodeBench has none, and so counts 0 of 0.
+    """
+    before, after = ("```python\n", "\n```") if benchmark.executes else ("\\boxed{", "}")
+    known = [problem for problem in problems if problem.answer]
+    failed = [problem for problem in known if not benchmark.grade(before + problem.answer + after, problem)]
+    return len(known) - len(failed), len(known), failed[:3]
 
 
 GATED = "Its authors ask for consent: accept it on its page of the hub, then `hf auth login`"
 TOY_PROBLEMS = 200
 PLAIN = Benchmark("", "", columns("problem", "answer"))
 LOGIC = dict(read=read_logic, grade=grade_letter)
+PROGRAM = dict(grade=by_block(sandbox.passes), instruction=CODE, executes=True)
 BENCHMARKS = {
     "math500": Benchmark("HuggingFaceH4/MATH-500", "test", columns("problem", "answer", "level")),
     "aime24": Benchmark("HuggingFaceH4/aime_2024", "train", columns("problem", "answer")),
@@ -283,8 +311,10 @@ BENCHMARKS = {
     "deduction": Benchmark("lukaemon/bbh:logical_deduction_five_objects", "test", read_bbh, grade_letter),
     "lsat": Benchmark("hails/agieval-lsat-ar", "test", read_agieval, grade_letter),
     "logic": Benchmark("", "", **LOGIC),
-    "mbpp": Benchmark("google-research-datasets/mbpp:sanitized", "test", read_mbpp, grade_code, CODE, True),
-    "mbppplus": Benchmark("evalplus/mbppplus", "test", read_mbpp, grade_code, CODE, True),
-    "humanevalplus": Benchmark("evalplus/humanevalplus", "test", read_humaneval, grade_code, CODE, True),
-    "crux": Benchmark("cruxeval-org/cruxeval", "test", read_crux, grade_literal, LITERAL, True),
+    "mbpp": Benchmark("google-research-datasets/mbpp:sanitized", "test", read_mbpp, **PROGRAM),
+    "mbppplus": Benchmark("evalplus/mbppplus", "test", read_mbpp, **PROGRAM),
+    "humanevalplus": Benchmark("evalplus/humanevalplus", "test", read_humaneval, **PROGRAM),
+    "crux": Benchmark("cruxeval-org/cruxeval", "test", read_crux, by_block(is_result), LITERAL, True),
+    "livecodebench": Benchmark("lighteval/code_generation_lite:release_latest", "test", livecodebench.read,
+                               by_block(livecodebench.passes), CODE, True),
 }

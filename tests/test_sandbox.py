@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks import sandbox
-from tasks.sandbox import passes
+from tasks.sandbox import passes, run
 
 
 def test_right_and_wrong_code():
@@ -25,7 +24,8 @@ def test_right_and_wrong_code():
 
 
 @pytest.mark.parametrize("code", [
-    "import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "quit()", "raise KeyboardInterrupt",
+    "import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "quit()",
+    "raise KeyboardInterrupt",
     "def f(): f()\nf()", "(" * 100_000, "\0", "x = '\ud800'.encode()", "x = 9 ** 9 ** 9 ** 9 if 0 else 1 / 0",
     "import os; os.abort()", "import os; os.close(1); os.close(2); 1 / 0",
     "import faulthandler; faulthandler._sigsegv()"])
@@ -46,6 +46,36 @@ def test_endless_code_is_killed(code):
     started = time.monotonic()
     assert not passes(code, "assert False", seconds=1)
     assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize("code, written", [
+    ("print(2 * int(input()))", "8\n"), ("import sys\nsys.stdout.write(sys.stdin.read())", "4\né\n"),
+    ("import os\nos.write(1, os.read(0, 9))", "4\né\n"), ("print(len(open(0, 'rb').read()))", "5\n"),
+    ("print(1)\nraise SystemExit(1)\nprint(2)", "1\n"), ("print(__name__, end='')", "__main__"), ("", ""),
+    ("import sys\nprint(1, file=sys.stderr)", ""), ("import os\nprint(os.listdir())", "[]\n"),
+    ("print('x' * 10**6)", "x" * 10**6 + "\n"),
+    ("print(1)\n1 / 0", None), ("print(1)\nimport os\nos._exit(0)", None), ("print(1)\nwhile 1: pass", None),
+    ("for _ in range(40): print('x' * 10**6)", None), ("x = bytearray(1 << 31)", None),
+    ("open('a', 'w').write('1')\nprint(open('a').read())", "1\n"), ("open('/etc/passwd')", None),
+    ("import socket\nsocket.socket()", None), ("import os\nos.fork()", None)])
+def test_programs_that_read_and_write(code, written):
+    assert run([code], "4\né\n", seconds=2) == written
+
+
+@pytest.mark.parametrize("stdin", [None, ""])
+def test_a_part_is_a_module(stdin):
+    code = "from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: 'int' = 1\nPoint()"
+    assert run([code, "import sys\nassert sys.modules[__name__].Point is Point"], stdin) == ""
+    assert run(["import __main__\nassert not hasattr(__main__, 'job') and 'job' not in globals()"], "") == ""
+
+
+def test_parts_share_their_names():
+    future = "from __future__ import annotations\nx = f()"                # may begin any part
+    assert run(["def f():\n    return 1", future, "print(x)"], "") == "1\n"
+    assert run(["x = 1", "print(x)"]) == "" and run(["x = 1", "raise SystemExit"]) is None
+    assert run(["import sys\nassert sys.stdin.read() == ''"]) == ""
+    assert run(["import sys\nprint(len(sys.stdin.read()))"], "1" * 10**7) == "10000000\n"
+    assert run(["print(input())"], "\ud800") is None and run(["print('\ud800')"], "") is None
 
 
 def test_memory_and_files_are_limited():
@@ -81,7 +111,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("code", REFUSED.values(), ids=REFUSED)
 def test_refused(code):
-    assert passes(f"try:\n    {code}\nexcept (OSError, PermissionError):\n    refused = True", "assert refused")
+    attempt = f"try:\n    {code}\nexcept (OSError, PermissionError):\n    refused = True"
+    assert passes(attempt, "assert refused")
 
 
 def test_it_sees_nothing_of_ours(monkeypatch):
@@ -94,10 +125,11 @@ def test_it_sees_nothing_of_ours(monkeypatch):
 
 
 def test_no_network_even_past_the_hook():
-    """Beneath python: where `unshare` works, a connection to a socket of ours fails although nothing refuses it."""
+    """Beneath python: where `unshare` works, connecting to a socket fails though no hook refuses it."""
     prefix, nobody = sandbox.confinement()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        connect = f"import socket; socket.create_connection({server.getsockname()[:2]!r}, 2); print('connected')"
+        address = server.getsockname()[:2]
+        connect = f"import socket; socket.create_connection({address!r}, 2); print('connected')"
         assert sandbox.execute([], None, connect, "", 5).strip() == "connected"
         reached = sandbox.execute(list(prefix), nobody, connect, "", 5).strip() == "connected"
     assert reached == (not prefix)
@@ -105,7 +137,7 @@ def test_no_network_even_past_the_hook():
 
 @pytest.mark.parametrize("confined", [True, False])
 def test_children_die_with_it(confined):
-    """Without the hook, a child that left the group, if a namespace holds it; a pipe tells whether it is alive."""
+    """Without the hook: a child that left the group, if a namespace holds it. A pipe tells if it is alive."""
     prefix, nobody = sandbox.confinement() if confined else ((), None)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
@@ -132,6 +164,7 @@ def test_where_there_is_no_unshare(monkeypatch):
     try:
         assert sandbox.confinement()[0] == ()
         assert passes("x = 1", "assert x == 1") and not passes("import socket; socket.socket()", "")
+        assert run(["print(input())"], "1\n") == "1\n"
         monkeypatch.setattr(sandbox.sys, "executable", "/nonexistent/python")
         sandbox.confinement.cache_clear()
         with pytest.raises(ValueError, match="code cannot be executed here"):
@@ -141,4 +174,5 @@ def test_where_there_is_no_unshare(monkeypatch):
 
 
 def test_it_stands_alone(run_alone):
-    assert run_alone("tasks/sandbox.py", "import sandbox; print(sandbox.passes('x = 1', 'assert x == 1'))") == "True"
+    code = "import sandbox; print(sandbox.passes('x = 1', 'assert x == 1'))"
+    assert run_alone("tasks/sandbox.py", code) == "True"
