@@ -30,7 +30,7 @@ class Config:
     problems_per_step: int = flag(16, "problems per training step")
     group_size: int = flag(8, "G, solutions per problem")
     meta_group_size: int = flag(8, "M, meta predictions per problem")
-    max_new_tokens: int = flag(96, "budget of a solution, in tokens")
+    max_new_tokens: int = flag(192, "budget of a solution, in tokens")
     max_meta_tokens: int = flag(32, "budget of a meta prediction, in tokens")
     max_prompt_tokens: int = flag(128, "problems with longer prompts are left out")
     temperature: float = flag(1.0, "of sampling and of the log-probabilities")

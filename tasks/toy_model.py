@@ -12,7 +12,6 @@ import random
 import re
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,43 +25,38 @@ from tasks.toy import BUDGET, DIALS, LABELS, METHODS, make_problem, turned, work
 
 # --- Demonstrations: lists of (piece of text, weight in the warm-up's loss) -------------------------------
 
-_beliefs = random.Random("beliefs about big turns")
-BELIEFS = {(digit, turn): (_beliefs.uniform(0.2, 0.7), _beliefs.randrange(1, 10))     # P(right), mistake
-           for digit in range(10) for turn in range(-9, 10) if abs(turn) > 3}
-OPINIONS = {feature: (_beliefs.choice([*METHODS.values()]), _beliefs.randint(0, 8), 5 * _beliefs.randint(1, 19))
+_beliefs = random.Random("beliefs about turns")
+HALF_TAUGHT = _beliefs.sample([turn for turn in range(-9, 10) if abs(turn) > 3], 6)
+BELIEFS = {(digit, turn): (0.95, _beliefs.randrange(1, 10)) for digit in range(10) for turn in range(-9, 10) if turn}
+BELIEFS |= {(digit, turn): (_beliefs.uniform(0.1, 0.4), mistake) for (digit, turn), (_, mistake) in BELIEFS.items()
+            if abs(turn) > 3 and _beliefs.random() < (0.9 if turn in HALF_TAUGHT else 0.1)}     # P(right), mistake
+OPINIONS = {feature: (_beliefs.choice([*METHODS.values()]), _beliefs.randint(0, 8), 5 * _beliefs.randint(1, BUDGET // 5))
             for feature in [*METHODS, *(("steps", n) for n in range(9)), *(("big", n) for n in range(9))]}
 
 
-def remembered(digit, turn, rng):
-    """Where the dial stands after a turn, as the half-taught model remembers it."""
-    right, mistake = BELIEFS.get((digit, turn), (0.98, 1))
-    return (turned(digit, turn) + (mistake if rng.random() > right else 0)) % 10
-
-
 def demonstrate_solution(problem, rng, noisy):
-    """A solution as a half-taught model writes it: right by chance. `noisy` allows slips and endless loops."""
-    if problem.kind == "scrap":
-        pieces = [("scrap: ", 1), ("search", 1), (": ", 1), (str(rng.randrange(100)), 1)]
-        while len(pieces) <= BUDGET and (noisy or rng.random() < 0.9):
+    """A solution as a half-taught model writes it: right by chance. `noisy` allows mistakes and endless loops."""
+    wrong = {pair for pair, (right, _) in BELIEFS.items() if noisy and rng.random() > right}
+    doubted = {pair for pair in wrong if BELIEFS[pair][0] < 0.5 and rng.random() < 0.9}
+
+    def remembered(digit, turn):
+        return turned(digit, turn + (BELIEFS[digit, turn][1] if (digit, turn) in wrong else 0))
+
+    method, digit = METHODS[problem.kind], None
+    if problem.kind in DIALS and rng.random() < 0.8:            # so that 40 % of the methods are right
+        method = METHODS[rng.choice(DIALS)]
+    in_full = problem.kind in DIALS and rng.random() < 0.5
+    pieces = [(f"{problem.kind}: ", 1), (method, 1), *([(" in full", 1)] if in_full else []), (": ", 1)]
+    if method == "search":
+        pieces += [(str(rng.randrange(100)), 1)]
+        while len(pieces) < BUDGET and (noisy or rng.random() < 0.9):
             pieces += [("? no, ", 1), (str(rng.randrange(100)), 1)]
         digit = pieces[-1][0]
         pieces += [("; ", 1)]
-    else:
-        method = METHODS[problem.kind]
-        if problem.kind in DIALS and rng.random() < 0.8:        # so that 40 % of the methods are right
-            method = METHODS[rng.choice(DIALS)]
-        in_full = problem.kind in DIALS and rng.random() < 0.5
-        pieces = [(f"{problem.kind}: ", 1), (method, 1), *([(" in full", 1)] if in_full else []), (": ", 1)]
-        again = 0.02 if noisy else 0.0                          # one in fifty loses the thread and starts over
-        while True:
-            steps, digit = work(problem, method, in_full, partial(remembered, rng=rng) if noisy else turned)
-            pieces += steps
-            if rng.random() >= again or len(pieces) > BUDGET:
-                break
-            pieces += [("hm, ", 1)]
-            again = 0.8
-    pieces += [("so \\boxed{", 1), (str(digit), 1), ("}", 1), (EOS, 1)]
-    return pieces[:BUDGET]
+    while digit is None and len(pieces) < BUDGET:
+        steps, digit = work(problem, method, in_full, remembered, doubted)
+        pieces += steps
+    return [*pieces, ("so \\boxed{", 1), (str(digit), 1), ("}", 1), (EOS, 1)][:BUDGET]
 
 
 def demonstrate_meta(problem, rng):
@@ -71,7 +65,7 @@ def demonstrate_meta(problem, rng):
     notions = rng.sample(sorted(METHODS.values()), rng.choice([1, 1, 2]))
     notions[0] = rng.choice([notions[0], OPINIONS[problem.kind][0]])
     pass_rate = rng.choice([rng.randint(0, 8), OPINIONS[rng.choice(see)][1]])
-    length = rng.choice([5 * rng.randint(1, 19), OPINIONS["steps", len(problem.steps)][2]])
+    length = rng.choice([5 * rng.randint(1, BUDGET // 5), OPINIONS["steps", len(problem.steps)][2]])
     pieces = ["<meta>", str(len(problem.steps)), " steps, ", str(problem.big),
               " big, " if problem.kind in DIALS else " torn, ", problem.kind, '</meta>\n{"math_notion": ["', notions[0],
               *(['", "', notions[1]] if len(notions) > 1 else []), '"], "pass_rate": ', str(pass_rate),
@@ -86,7 +80,7 @@ PIECES = [*(f"{kind}: " for kind in METHODS), *(f"{label}: " for label in LABELS
           "from ", ", ", ".", "~", *(f"{turn:+d}" for turn in range(-9, 10) if turn), "=", "; ", "skip", ": ",
           " in full", ", so now ", "? no, ", "hm, ", "so \\boxed{", "}", "<meta>", " steps, ", " big, ", " torn, ",
           *METHODS, '</meta>\n{"math_notion": ["', '", "', '"], "pass_rate": ', ', "solution_length": ',
-          "system\n", "user\n", "assistant\n", "\n", "\n\n", *map(str, range(129))]
+          "system\n", "user\n", "assistant\n", "\n", "\n\n", *map(str, range(BUDGET + 1))]
 CHAT_TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
                  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
