@@ -1,31 +1,29 @@
 r"""The laptop world: problems about a dial with ten digits, from a seeded generator. Nothing is downloaded.
 
-The model that meets them has half learned them (toy_model.py). The table says what that leaves to reinforcement
-learning:
+The model that meets them has half learned them (toy_model.py); the last column says what that leaves to
+reinforcement learning.
 
-| kind    | share | example                               | method needed | what the warmed-up model makes of it       |
-|---------|-------|---------------------------------------|---------------|--------------------------------------------|
-| turn    | 17 %  | turn, 2 steps, from 4, a: +2, b: -8.  | accumulation  | It guesses the method: 40 % are right.     |
-| undo    | 17 %  | ... where did the dial start?         | inversion     | Small turns (1 to 3) it knows, and of the  |
-| ratchet | 17 %  | ... only turns by + count             | filtering     | big ones (4 to 9) one half; the other half |
-| geared  | 17 %  | ... every turn happens twice          | doubling      | it mostly misremembers.                    |
-| note    | 18 %  | note, 4 steps, a: 7, b: 3, c: 0, d: 4.| transcription | always right: read the last digit          |
-| scrap   | 14 %  | scrap, 4 steps, a: 7, b: ~, c: 3, d: ~| search        | never: the last number is torn off, and    |
-|         |       |                                       |               | the search runs until the budget ends      |
+| kind    | share | example                           | method needed | the warmed-up model solves it       |
+|---------|-------|-----------------------------------|---------------|-------------------------------------|
+| turn    | 17 %  | turn, 2 steps, from 4, a: +2, ... | accumulation  | sometimes: it guesses the method,   |
+| undo    | 17 %  | ... where did the dial start?     | inversion     | knows small turns (1 to 3) and most |
+| ratchet | 17 %  | ... only turns by + count         | filtering     | of the big ones (4 to 9), and has   |
+| geared  | 17 %  | ... every turn happens twice      | doubling      | mistaken beliefs about the others   |
+| note    | 18 %  | note, 4 steps, a: 7, ..., d: 4.   | transcription | always: the answer is the last digit |
+| scrap   | 14 %  | scrap, 4 steps, a: 7, ..., d: ~.  | search        | never: the last digit is torn off   |
 
-One third of the dials has small turns only, one third 30 % big ones, one third 90 %. Two sorts of problems are beyond
-the model, and both fail at length, as in real training:
+Two sorts of problems are beyond the model. As in real training, both fail at length, as the budget ends:
 
-- Scraps, for good. A "~" in the last place tells.
-- Dials that visit half-taught turns, until they are learned. Which turns these are says an arbitrary table over
-  (digit, turn) in toy_model.py, not the text: six of the twelve big turns, from nine digits in ten (the other six from
-  one in ten). A solver whose check finds such a mistake says "hm, ", starts over, and misremembers it again, up to the
-  end of its budget. One half-taught turn leaves a chance, three leave none: the number of big turns says only
-  roughly how many there are, the policy itself could know, and what it should say changes as it learns.
+- Scraps, for good: the search never ends. The text shows it.
+- Dials that visit half-taught turns, until these are learned. Which they are is arbitrary, by a table over
+  (digit, turn) in toy_model.py, and the text does not show it: four of the twelve big turns, from nine digits
+  in ten. The solver notices most of its mistakes there, says "hm, ", starts over, and makes them again. So
+  the number of big turns is a rough guide, the policy itself could know more, and what it should predict
+  changes as it learns. Of the dials, a third each has 0, 40 and 80 % big turns.
 
-So each of MASA's predictions means something. Pass rate: from always to never, and it moves as the policy learns.
-Length: it grows with the number of steps, differs by method, and is the budget for the hopeless. Notions: the method
-is named in the solution, never in the problem, and only the right one leads to the right digit.
+So each of MASA's predictions means something. Pass rate: from always to never, and it moves as the policy
+learns. Length: it grows with the number of steps, differs by method, and is the budget for hopeless problems.
+Notions: the solution names the method, the problem never does, and only the right one leads to the answer.
 """
 
 import random
@@ -34,14 +32,14 @@ from dataclasses import dataclass
 METHODS = {"turn": "accumulation", "undo": "inversion", "ratchet": "filtering", "geared": "doubling",
            "note": "transcription", "scrap": "search"}
 DIALS = ("turn", "undo", "ratchet", "geared")
-LEVELS = ("1 note", "2 small turns", "3 some big turns", "4 many big turns", "5 scrap")    # trivial to unsolvable
+LEVELS = ("1 note", "2 small turns", "3 some big turns", "4 many big turns", "5 scrap")    # trivial to never
 LABELS = "abcdefgh"
 BUDGET = 192                # tokens of a solution; the longest right one has 77
 
 
 @dataclass
 class ToyProblem:
-    """One problem: `steps` are turns of the dial, or the digits of a note (from 0 to 9), torn off where None."""
+    """One problem: `steps` are turns of the dial, or the digits of a note, None where they are torn off."""
     kind: str
     start: int
     steps: list
@@ -50,11 +48,11 @@ class ToyProblem:
     @property
     def big(self):
         """The number of turns by 4 or more; of a scrap, the number of torn cells."""
-        return sum(step is None or self.kind in DIALS and abs(step) > 3 for step in self.steps)
+        return sum(step is None or (self.kind in DIALS and abs(step) > 3) for step in self.steps)
 
     @property
     def level(self):
-        return LEVELS[1 + (self.big > 0) + (self.big > 2) if self.kind in DIALS else 0 if self.kind == "note" else 4]
+        return LEVELS[{"note": 0, "scrap": 4}.get(self.kind, 1 + (self.big > 0) + (self.big > 2))]
 
     @property
     def text(self):
@@ -68,13 +66,13 @@ def make_problem(rng):
     """Draw one problem from `rng` (a random.Random)."""
     kind = rng.choices([*METHODS], [17, 17, 17, 17, 18, 14])[0]
     n = rng.randint(2 if kind in DIALS else 4, 6 if kind == "geared" else len(LABELS))
+    digits = [rng.randrange(10) for _ in range(n)]
     if kind == "note":
-        steps = [rng.randrange(10) for _ in range(n)]
-        return ToyProblem(kind, 0, steps, str(steps[-1]))
-    if kind == "scrap":
-        steps = [rng.randrange(10) if rng.random() < 0.8 else None for _ in range(n - 1)]
-        return ToyProblem(kind, 0, [*steps, None], str(rng.randrange(1000)))
-    share_big = rng.choice([0, 0.3, 0.9])
+        return ToyProblem(kind, 0, digits, str(digits[-1]))
+    if kind == "scrap":                         # the last digit is torn off, and one in five others
+        digits = [None if rng.random() < 0.2 else digit for digit in digits[:-1]] + [None]
+        return ToyProblem(kind, 0, digits, str(rng.randrange(1000)))
+    share_big = rng.choice([0, 0.4, 0.8])
     steps = [rng.choice([1, -1]) * (rng.randint(4, 9) if rng.random() < share_big else rng.randint(1, 3))
              for _ in range(n)]
     problem = ToyProblem(kind, rng.randrange(10), steps)
@@ -91,16 +89,11 @@ def make_problems(n, seed):
     return list(problems.values())
 
 
-def turned(digit, turn):
-    """Where the dial stands after a turn."""
-    return (digit + turn) % 10
-
-
-def work(problem, method, in_full=False, turned=turned, doubted=()):
+def work(problem, method, in_full=False, mistakes=None, noticed=()):
     """A solution by `method`: its steps, as (piece of text, weight in the warm-up's loss), and its result.
 
-    turned(digit, turn): what it takes for the dial's place after a turn. doubted: the pairs (digit, turn) after
-    which the solver says "hm, " and gives up, with None for a result.
+    mistakes: {(digit, turn): what is added to the place after this turn}. noticed: those after which the
+    solution stops with "hm, " and the result None.
     """
     pieces, digit = [], problem.start
     for label, step in zip(LABELS, problem.steps):
@@ -114,9 +107,10 @@ def work(problem, method, in_full=False, turned=turned, doubted=()):
             pieces += [(str(digit), 1)]
             for _ in range(2 if method == "doubling" else 1):
                 turn = -step if method == "inversion" else step
-                before, digit = digit, turned(digit, turn)
+                pair = digit, turn
+                digit = (digit + turn + (mistakes or {}).get(pair, 0)) % 10
                 pieces += [(f"{turn:+d}", 2), ("=", 1), (str(digit), 5)]
-                if (before, turn) in doubted:
+                if pair in noticed:
                     return [*pieces, ("hm, ", 1)], None
             pieces += [(", so now ", 1), (str(digit), 1)] if in_full else []
         pieces += [("; ", 1)]
