@@ -23,9 +23,26 @@ def test_answers():
     problems = toy.make_problems(3000, seed="test")
     assert all(solve(p.text) == p.answer for p in problems if p.kind != "scrap")
     assert {p.kind for p in problems} == set(toy.METHODS)
-    # The number that a scrap asks for is nowhere in it, and hard to guess.
+    # The number that a scrap asks for is torn off, and hard to guess; some of its digits are left.
     scraps = [p for p in problems if p.kind == "scrap"]
     assert max(Counter(p.answer for p in scraps).values()) < 0.02 * len(scraps)
+    assert all(p.text.endswith(": ~.") for p in scraps)
+    assert sum(bool(re.search(r": \d", p.text)) for p in scraps) > 0.9 * len(scraps)
+
+
+def test_training_and_held_out_problems_have_the_same_mix():
+    """Also without near-duplicates and what occurs in both, which training removes: no kind may vanish."""
+    def key(text):
+        return " ".join(text.casefold().split())
+
+    train, test = toy.make_problems(4096, "train 0"), toy.make_problems(1024, "test 0")
+    held_out = {key(p.text) for p in test}
+    kept = {key(p.text): p for p in train if key(p.text) not in held_out}
+    assert len(kept) > 0.97 * len(train) and len({key(p.text) for p in train}) == len(train)
+    before, after, other = (Counter(p.level for p in part) for part in (train, kept.values(), test))
+    for level in toy.LEVELS:
+        share, error = other[level] / len(test), (0.25 / len(test) + 0.25 / len(kept)) ** 0.5
+        assert abs(after[level] / len(kept) - share) < 3 * error and after[level] > 0.94 * before[level]
 
 
 def test_levels_are_all_common():
@@ -33,7 +50,8 @@ def test_levels_are_all_common():
     assert set(count) == set(toy.LEVELS) and min(count.values()) > 300
     assert toy.ToyProblem("turn", 4, [2, -8]).level == "3 some big turns"
     assert toy.ToyProblem("undo", 4, [9, -8, 4]).level == "4 many big turns"
-    assert toy.ToyProblem("geared", 0, [3]).level == "2 small turns" and toy.ToyProblem("note", 0, [9]).level == "1 note"
+    assert toy.ToyProblem("geared", 0, [3]).level == "2 small turns"
+    assert toy.ToyProblem("note", 0, [9]).level == "1 note"
 
 
 def test_the_same_seed_makes_the_same_problems():
