@@ -26,7 +26,7 @@ class Config:
     seed: int = flag(0, "of the order of problems and of sampling")
     device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
 
-    steps: int = flag(80, "training steps")
+    steps: int = flag(60, "training steps")
     problems_per_step: int = flag(16, "problems per training step")
     group_size: int = flag(8, "G, solutions per problem")
     meta_group_size: int = flag(8, "M, meta predictions per problem")
