@@ -38,7 +38,7 @@ class Essentials:
         "masa", "grpo: solutions; masa: and predictions; masa-efficient: predictions decide what is solved")
     preset: Literal["toy", "gpu", "paper"] | None = flag(
         None, "values for the flags that are not given: toy, gpu (one card), paper; toy goes with the toy model")
-    steps: int = flag(80, "training steps", least=1)
+    steps: int = flag(60, "training steps", least=1)
     seed: int = flag(0, "of the order of problems and of sampling", least=0, most=SEEDS)
     output: str | None = flag(None, "folder of the run; by default runs/MODEL-DATA-ALGO-SEED")
     resume: bool = flag(False, "go on with the run in the output folder")
