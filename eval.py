@@ -1,9 +1,9 @@
 r"""How well does a policy solve, and how well does it know how well it solves?
 
-    python eval.py --model runs/toy-masa-0/checkpoint                                  on the built-in problems
-    python eval.py --model Qwen/Qwen3-1.7B --data math500,aime24,amc23 --samples 32    on benchmarks
-    python eval.py --model runs/toy-masa-0/checkpoint --hints                          does it help itself?
-    python eval.py --compare runs/toy-masa-0/before.json runs/toy-masa-0/after.json    paired differences
+    python eval.py --model runs/toy-masa-0/checkpoint                          on the built-in problems
+    python eval.py --model Qwen/Qwen3-1.7B --data math500,aime24 --samples 32  on benchmarks
+    python eval.py --model runs/toy-masa-0/checkpoint --hints                  does it help itself?
+    python eval.py --compare runs/toy-masa-0/before.json runs/toy-masa-0/after.json paired differences
 
 `evaluate` samples n solutions and M meta predictions of each problem, grades them, and keeps everything in
 records, one per problem; lab/metrics.py turns records into figures. The command line stores each batch as
@@ -27,12 +27,14 @@ from zlib import crc32
 import torch
 from tqdm import tqdm
 
-from lab.flags import EvalConfig, command_line
+from lab.command import command_line
+from lab.flags import EvalConfig
 from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room
 from lab.results import Results, fingerprint, read_results
 from rewards import meta_rewards
-from rollout import Group, Sampler, hintable
+from rollout import Group, Sampler
 from tasks.problems import Problem
+from tasks.prompts import hintable
 
 # may change
 FREE = {"device", "max_tokens", "output", "compare", "allow_code_execution", "trust_remote_code", "bf16"}

@@ -82,7 +82,8 @@ def token_logprobs(model: Module, prompt_ids: Tensor, prompt_mask: Tensor, compl
 
 
 def head_of(model: Module):
-    """What turns hidden states [N, H] into logits [N, V]: the LM head, and the scale or the cap of some families.
+    """What turns hidden states [N, H] into logits [N, V]: the LM head, and the scale or the cap of some
+    families.
 
     Cohere has a logit_scale, Granite a logits_scaling, Gemma 2 a final_logit_softcapping.
     """

@@ -7,7 +7,7 @@ import numpy as np
 
 from lab.metrics import difference, summarise
 
-DETAILS = ("pass@", "meta/valid", "meta/spearman", "meta/error", "meta/gating", "meta/length_in_range")
+DETAILS = ("pass@", "meta/valid", "meta/error", "meta/gating", "meta/length_in_range")
 
 
 # --- On the screen ----------------------------------------------------------------------------------------

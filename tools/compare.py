@@ -5,9 +5,10 @@
     python tools/compare.py --report                                             tables and pictures of what there is
     python tools/compare.py --flags "--model FOLDER --data FILE --steps 50"      any model, any problems
 
-Every run is `python masa.py` in a folder of its own below --output. A finished run is not run again, a stopped one goes on,
-and one with other flags is refused. Ctrl-C stops the runs after their step, saved. Tokens are those sampled, predictions and
-audits included, plus the prompt tokens that were read, unless a column says otherwise.
+Every run is `python masa.py` in a folder of its own below --output. A finished run is not run again, a
+stopped one goes on, and one with other flags is refused. Ctrl-C stops the runs after their step, saved.
+Tokens are those sampled, predictions and audits included, plus the prompt tokens that were read, unless a
+column says otherwise.
 """
 
 import argparse
@@ -63,7 +64,8 @@ STUDY = "--steps 80 --eval-every 10 --eval-problems 128"
 # --- Running ----------------------------------------------------------------------------------------------
 
 def run_all(arms, seeds, flags, output, jobs):
-    """Run what is not finished, `jobs` at a time, seed by seed, so that a load of the machine hits all arms alike."""
+    """Run what is not finished, `jobs` at a time, seed by seed, so that a load of the machine hits all arms
+    alike."""
     todo = [(arm, seed) for seed in range(seeds) for arm in arms]
     running, environment = {}, os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     try:
@@ -83,10 +85,12 @@ def run_all(arms, seeds, flags, output, jobs):
             for process in [process for process in running if process.poll() is not None]:
                 arm, seed, folder = running.pop(process)
                 if process.returncode:
-                    raise ValueError(f"{arm}, seed {seed} ended with {process.returncode}: see {folder.with_suffix('.log')}")
+                    raise ValueError(f"{arm}, seed {seed} ended with {process.returncode}: see "
+                                     f"{folder.with_suffix('.log')}")
             time.sleep(0.5)
     finally:
-        for process in running:                 # they save after their step; a Ctrl-C has reached them already
+        # they save after their step; a Ctrl-C has reached them already
+        for process in running:
             process.terminate()
         for process in running:
             process.wait()
@@ -104,7 +108,8 @@ def finished(folder, given):
     stored, config = read_json(folder / "config.json"), vars(Config.parse(given))
     changed = [name for name in config if name not in ("resume", "show_every") and stored.get(name) != config[name]]
     if changed:
-        raise ValueError(f"{folder} holds a run with other flags ({', '.join(changed)}): choose another --output")
+        raise ValueError(f"{folder} holds a run with other flags ({', '.join(changed)}): choose another "
+                         "--output")
     return (folder / "after.json").exists()
 
 
@@ -134,12 +139,15 @@ def figures(folder):
              "skipped": mean("gate/share"), "stopped": mean("cutoff/share")}
     for rule in ("gate", "cutoff"):
         found |= {f"{rule} {figure}": rows[-1].get(f"{rule}/{figure}") for figure in ("precision", "recall")}
-    return found | {name: after.get(name) for name in ("meta/reward", "meta/correlation/pass_rate",
-                                                       "meta/correlation/length")}, np.array(points, dtype=float)
+    return found | {
+        name: after.get(name)
+        for name in ("meta/reward", "meta/correlation/pass_rate", "meta/correlation/length")
+    }, np.array(points, dtype=float)
 
 
 def cost_to_reach(curve, accuracy, column):
-    """Tokens (column 1) or seconds (2) at which a curve first reaches `accuracy`, interpolated; inf if never."""
+    """Tokens (column 1) or seconds (2) at which a curve first reaches `accuracy`, interpolated; inf if
+    never."""
     for low, high in itertools.pairwise(curve):
         if high[3] >= accuracy:
             share = 0 if low[3] >= accuracy else (accuracy - low[3]) / (high[3] - low[3])
@@ -148,7 +156,8 @@ def cost_to_reach(curve, accuracy, column):
 
 
 def ratio_to(arm, grpo, column, resamples=2000):
-    """Cost of the mean curve of `arm` to reach the end of GRPO's mean curve, over GRPO's, and its 95 % interval.
+    """Cost of the mean curve of `arm` to reach the end of GRPO's mean curve, over GRPO's, and its 95 %
+    interval.
 
     arm, grpo: curves [seeds, points, 4] of the same seeds, which are resampled in pairs. inf: not reached.
     """
@@ -163,7 +172,8 @@ def ratio_to(arm, grpo, column, resamples=2000):
 
 
 def interval(values):
-    """The mean and its 95 % interval by Student's t: (mean, (low, high)), or (mean, None) of a single value."""
+    """The mean and its 95 % interval by Student's t: (mean, (low, high)), or (mean, None) of a single
+    value."""
     values = np.array([value for value in values if value is not None and np.isfinite(value)], dtype=float)
     if len(values) < 2:
         return (float(values[0]) if len(values) else None), None
@@ -177,9 +187,11 @@ def accuracy_at(curve, tokens):
 
 
 def shapley(records):
-    """How much of the variance of problems' pass rates each of the three meta rewards explains (Shapley values of R2).
+    """How much of the variance of problems' pass rates each of the three meta rewards explains (Shapley
+    values of R2).
 
-    records: of `eval.evaluate`. Returns {reward: share of variance}; their sum is the R2 of all three together.
+    records: of `eval.evaluate`. Returns {reward: share of variance}; their sum is the R2 of all three
+    together.
     """
     names = list(records[0]["predictions"][0]["rewards"])
     columns = np.array([[np.mean([p["rewards"][name] for p in record["predictions"]]) for name in names]
@@ -229,8 +241,19 @@ def report(arms, seeds, output):
         print(f"\n{arm}")
         for name, value in row.items():
             print(f"  {name:42}{shown(value)}")
-    write_whole(output / "study.json", json.dumps({"table": table, "curves": {
-        arm: {seed: curve.tolist() for seed, curve in runs.items()} for arm, runs in curves.items()}}, indent=1))
+    write_whole(
+        output / "study.json",
+        json.dumps(
+            {
+                "table": table,
+                "curves": {
+                    arm: {seed: curve.tolist() for seed, curve in runs.items()}
+                    for arm, runs in curves.items()
+                },
+            },
+            indent=1,
+        ),
+    )
     plot(curves, output / "study.png")
     print(f"\nEvery seed's curve is in {output / 'study.json'}, the picture in {output / 'study.png'}")
 
@@ -246,7 +269,8 @@ def shown(value):
 
 
 def plot(curves, path, most=7):
-    """Held-out accuracy against steps and against tokens: the mean of the seeds, thin lines for each of them."""
+    """Held-out accuracy against steps and against tokens: the mean of the seeds, thin lines for each of
+    them."""
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
     for colour, (arm, runs) in enumerate(list(curves.items())[:most]):
@@ -267,7 +291,8 @@ def main():
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--output", type=Path, default=ROOT / "runs/study")
     parser.add_argument("--flags", default=STUDY, help="further flags of masa.py, for every run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with one thread; 1 to compare seconds")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with one thread; 1 to "
+                                                            "compare seconds")
     parser.add_argument("--report", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     try:
