@@ -24,8 +24,8 @@ A flag on the command line always wins.
 HOW_TO_READ = """
 `metrics.jsonl` in the folder of a run has a line for each step; evaluations use the same names. `meta/NAME`
 is NAME of the predictions; `eval/NAME` is NAME on the held-out problems, every `--eval-every` steps. What is
-not defined, such as a correlation with a constant, is null, and `-` on the screen. Lengths are in tokens, with
-the terminating EOS; shares are in [0, 1].
+not defined, such as a correlation with a constant, is null, and `-` on the screen. Lengths are in tokens,
+with the terminating EOS; shares are in [0, 1].
 """
 
 
@@ -61,8 +61,8 @@ def table(group, preset=None):
 def documents():
     """{name: text} of the files that are written."""
     gpu, paper = PRESETS["gpu"], PRESETS["paper"]
-    changes = [f"`--{name.replace('_', '-')} {paper[name]}`" for name in paper if paper[name] != gpu.get(name)]
-    flags = f"# Flags\n\n{NOTE}\n## masa.py\n{FLAGS.format(paper=', '.join(changes))}"
+    more = [f"`--{name.replace('_', '-')} {paper[name]}`" for name in paper if paper[name] != gpu.get(name)]
+    flags = f"# Flags\n\n{NOTE}\n## masa.py\n{FLAGS.format(paper=', '.join(more))}"
     for group in GROUPS:
         flags += f"\n### {group._argument_group_name.capitalize()}\n\n{table(group, gpu)}"
     rows = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in METRICS.items())
