@@ -228,6 +228,9 @@ METRICS = {
     "completions/mean_length": "mean length of a rollout",
     "completions/max_length": "length of the longest one",
     "completions/clipped_ratio": "share of rollouts that did not end by themselves: out of budget, or cut",
+    "completions/boxed": "share of solutions with an answer to grade; of evaluations",
+    "completions/right_unboxed": "share that would be right with the last number or letter in a box: lost to "
+                                 "the format; of evaluations",
     "tokens": "sampled tokens of the step's batch: of its solutions; `meta/tokens`: of its predictions",
     "meta/reward": "mean of what predictions are trained on: r_meta (eq. 4), or the control of --meta-reward",
     "meta/reward/length": "mean length reward (eq. 1 of the paper)",
@@ -276,7 +279,6 @@ METRICS = {
     "meta/error/pass_rate": "mean absolute difference of these two rates",
     "meta/error/length": "mean absolute difference of these two lengths",
     "meta/error/calibration": "mean gap between a predicted rate and the actual rate of such problems",
-    "meta/length_in_range": "share of predicted lengths between the shortest and the longest right solution",
     "meta/gating/precision": "of the problems that --gate-by said would skip, the share without variance",
     "meta/gating/recall": "of the problems without variance, the share that it would skip",
     "meta/gating/f1": "harmonic mean of the two",

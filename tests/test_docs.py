@@ -13,11 +13,13 @@ from conftest import ROOT, SMALL, save_chat_model, train
 from lab.flags import Config, EvalConfig
 from lab.metrics import METRICS, summarise
 
-PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+PAGES = {str(path.relative_to(ROOT)): path.read_text()
+         for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
 
 
 def test_flags_and_metrics_are_as_in_the_code():
-    done = subprocess.run([sys.executable, "tools/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "tools/reference.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -56,7 +58,7 @@ def test_flags_that_are_named_exist(page):
 
 
 def row_of(name):
-    """The row of METRICS that describes a logged name: its own, or that of the name without eval/ and meta/."""
+    """The row of METRICS that describes a logged name: its own, or that of the name without eval/, meta/."""
     for short in (name, name.removeprefix("eval/"), re.sub("^(eval/)?(meta/)?", "", name)):
         for row in METRICS:
             if re.fullmatch(re.sub(r"\b(LEVEL|K)\b", ".+", re.escape(row)), short):
@@ -68,12 +70,28 @@ def test_every_metric_is_described_and_none_is_made_up(tmp_path, problems, somet
     monkeypatch.setattr("masa.CLONE_SIZE", 1)
     monkeypatch.setattr("masa.correct_expert", lambda predictions, *_: predictions[0])
     model = save_chat_model(tmp_path / "model")
-    for name, flags in [("efficient", "--algo masa-efficient --beta 0.1"), ("dynamic", "--algo grpo --dynamic-sampling")]:
+    for name, flags in [("a", "--algo masa-efficient --beta 0.1"), ("b", "--algo grpo --dynamic-sampling")]:
         train("--model", model, "--data", problems, *SMALL, "--steps", 2, "--eval-every", 1, *flags.split(),
               "--output", tmp_path / name)
-    rows = [json.loads(line) for file in tmp_path.glob("*/metrics.jsonl") for line in file.read_text().splitlines()]
-    completions = [{"correct": True, "length": 3, "finished": True}]
-    rows.append(summarise([{"level": "", "completions": completions, "predictions": [], "hinted": completions}]))
+    files = tmp_path.glob("*/metrics.jsonl")
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    done = [{"correct": True, "length": 3, "finished": True, "boxed": True, "right_unboxed": False}]
+    rows.append(summarise([{"level": "", "completions": done, "predictions": [], "hinted": done}]))
     names = {name for row in rows for name in row}
     assert not [name for name in names if row_of(name) is None]
     assert METRICS.keys() - set(map(row_of, names)) == set()
+
+
+def test_the_memory_table_is_arithmetic():
+    # layers, key-value heads, size of a head
+    shapes = {"SmolLM2-135M": (30, 3, 64), "Qwen3-0.6B": (28, 8, 128), "Qwen3-1.7B": (28, 8, 128),
+              "Qwen3-4B": (36, 8, 128), "Qwen3-8B-Base": (36, 8, 128)}
+    rows = re.findall(r"^\| ([\w.-]+) \|((?:[^|\n]+\|){6})$", PAGES["docs/hardware.md"], re.M)
+    table = {name: [float(re.sub("[, GB]", "", cell)) for cell in cells.split("|")[:-1]]
+             for name, cells in rows if name in shapes}
+    assert table.keys() == shapes.keys()
+    for name, (billions, cached, *stated) in table.items():
+        layers, heads, size = shapes[name]
+        assert cached == 2 * layers * heads * size
+        truth = [16 * billions, 18 * billions, 4 * cached * 65_536 / 1e9, 2 * cached * 65_536 / 1e9]
+        assert all(abs(a - b) <= 0.051 for a, b in zip(stated, truth)), name
