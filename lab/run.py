@@ -25,7 +25,7 @@ from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
 from lab.report import Reporter, one_of_each, print_rollouts, print_table
 from rollout import Sampler
-from tasks.problems import ProblemStream, fingerprint, load_problems, split
+from tasks.problems import ProblemStream, load_problems, split
 
 
 class Run:
@@ -87,7 +87,7 @@ class Run:
         if checkpointing:
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # unless fused, it copies all weights for a moment
-        adamw = partial(torch.optim.AdamW, self.policy.parameters(), fused=on_card or None)     # or it copies weights
+        adamw = partial(torch.optim.AdamW, list(self.policy.parameters()), fused=on_card or None)
         self.optimizer = adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
         # Cloning has moments of its own: in the policy's, its gradients would drown the rewards'.
         self.cloner = adamw(lr=config.clone_learning_rate, weight_decay=0.0)
