@@ -103,6 +103,10 @@ class RunFolder:
             return
         stored = read_json(self.path / "config.json")           # other flags would continue another run
         stored = stored if isinstance(stored, dict) else {}
+        for name in ("max_tokens", "micro_batch_tokens"):
+            if stored.get(name) != config[name]:
+                print(f"--{name.replace('_', '-')} was {stored.get(name)}, now {config[name]}: the run goes "
+                      "on, but not with the numbers that it would have drawn")
         changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
                    if name not in FREE and stored.get(name) != value]
         if changed:

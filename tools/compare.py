@@ -1,14 +1,14 @@
 """The study: algorithms, controls and ablations over paired seeds, against plain GRPO, with 95 % intervals.
 
-    python tools/compare.py                                        the study of docs/results.md: hours; see --jobs
-    python tools/compare.py --seeds 3 --arms grpo masa state                     a part of it
-    python tools/compare.py --report                                             tables and pictures of what there is
-    python tools/compare.py --flags "--model FOLDER --data FILE --steps 50"      any model, any problems
+    python tools/compare.py                                    the study of docs/results.md: hours, see --jobs
+    python tools/compare.py --seeds 3 --arms grpo masa state   a part of it
+    python tools/compare.py --report                           tables and pictures of what there is
+    python tools/compare.py --flags "--model FOLDER --data FILE --steps 50"    any model, any problems
 
-Every run is `python masa.py` in a folder of its own below --output. A finished run is not run again, a
-stopped one goes on, and one with other flags is refused. Ctrl-C stops the runs after their step, saved.
-Tokens are those sampled, predictions and audits included, plus the prompt tokens that were read, unless a
-column says otherwise.
+Every run is `python masa.py` in a folder of its own below --output; what it says is kept in --results, so
+that another machine can go on: a run that is in there is not run again, a stopped one goes on, one with other
+flags is refused. Ctrl-C stops the runs after their step, saved. Tokens are sampled ones, predictions and
+audits included, and prompt tokens that were read.
 """
 
 import argparse
@@ -58,35 +58,39 @@ ARMS = {
     "masa, difficulty": "--algo masa --meta-reward difficulty",
     "masa, notion": "--algo masa --meta-reward notion",
 }
-STUDY = "--steps 80 --eval-every 10 --eval-problems 128"
+STUDY = "--steps 60 --eval-every 10"
+PICTURED = ("grpo", "dynamic", "masa", "said", "state", "state, no predictions", "words")
 
 
 # --- Running ----------------------------------------------------------------------------------------------
 
-def run_all(arms, seeds, flags, output, jobs):
-    """Run what is not finished, `jobs` at a time, seed by seed, so that a load of the machine hits all arms
-    alike."""
-    todo = [(arm, seed) for seed in range(seeds) for arm in arms]
+def run_all(arms, seeds, flags, output, results, jobs):
+    """Run what is not finished, `jobs` at a time, seed by seed, so that a load of the machine hits all
+    arms."""
+    todo = [(arm, seed) for seed in range(seeds) for arm in arms if seed not in known(results, arm, flags)]
     running, environment = {}, os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     try:
         while todo or running:
             while todo and len(running) < jobs:
                 arm, seed = todo.pop(0)
                 folder = folder_of(output, arm, seed)
-                given = [*shlex.split(ARMS[arm]), *shlex.split(flags), "--seed", str(seed), "--output", str(folder)]
-                if finished(folder, given):
-                    continue
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                command = [sys.executable, str(ROOT / "masa.py"), *given, "--show-every", "0"]
-                command += ["--resume"] if (folder / "metrics.jsonl").exists() else []
+                if not (folder / "after.json").exists():
+                    folder.parent.mkdir(parents=True, exist_ok=True)
+                    command = [sys.executable, str(ROOT / "masa.py"), *shlex.split(f"{ARMS[arm]} {flags}"),
+                               "--seed", str(seed), "--output", str(folder), "--show-every", "0"]
+                    command += ["--resume"] if (folder / "metrics.jsonl").exists() else []
+                    print(f"{time.strftime('%H:%M')} {arm}, seed {seed}", flush=True)
+                else:
+                    command = ["true"]
                 log = open(folder.with_suffix(".log"), "a")
-                running[subprocess.Popen(command, stdout=log, stderr=log, env=environment)] = arm, seed, folder
-                print(f"{time.strftime('%H:%M')} {arm}, seed {seed}", flush=True)
+                process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                running[process] = arm, seed, folder
             for process in [process for process in running if process.poll() is not None]:
                 arm, seed, folder = running.pop(process)
                 if process.returncode:
-                    raise ValueError(f"{arm}, seed {seed} ended with {process.returncode}: see "
-                                     f"{folder.with_suffix('.log')}")
+                    log = folder.with_suffix(".log")
+                    raise ValueError(f"{arm}, seed {seed} ended with {process.returncode}: see {log}")
+                keep(results, arm, seed, flags, figures(folder))
             time.sleep(0.5)
     finally:
         # they save after their step; a Ctrl-C has reached them already
@@ -97,29 +101,32 @@ def run_all(arms, seeds, flags, output, jobs):
 
 
 def folder_of(output, arm, seed):
-    return output / f"{arm.replace(', ', '-').replace(' ', '-').replace('-=-', '')}-{seed}"
+    return output / f"{'-'.join(arm.replace(',', '').replace('=', '').split())}-{seed}"
 
 
-def finished(folder, given):
-    """Has this run ended? Raises ValueError if the folder holds one with other flags."""
-    from lab.flags import Config
-    if not (folder / "config.json").exists():
-        return False
-    stored, config = read_json(folder / "config.json"), vars(Config.parse(given))
-    changed = [name for name in config if name not in ("resume", "show_every") and stored.get(name) != config[name]]
-    if changed:
-        raise ValueError(f"{folder} holds a run with other flags ({', '.join(changed)}): choose another "
-                         "--output")
-    return (folder / "after.json").exists()
+def known(results, arm, flags):
+    """The finished seeds of an arm in the file `results`: {seed: figures}."""
+    stored = (read_json(results) if results.exists() else {}).get(arm, {})
+    if stored and stored["flags"] != f"{ARMS[arm]} {flags}":
+        raise ValueError(f"{results} holds runs of {arm} with {stored['flags']}, not {ARMS[arm]} {flags}: "
+                         "choose other --results, or give the same --flags")
+    return {int(seed): found for seed, found in stored.get("seeds", {}).items()}
+
+
+def keep(results, arm, seed, flags, found):
+    seeds = known(results, arm, flags) | {seed: found}
+    stored = read_json(results) if results.exists() else {}
+    ordered = {str(seed): seeds[seed] for seed in sorted(seeds)}
+    stored[arm] = {"flags": f"{ARMS[arm]} {flags}", "seeds": ordered}
+    results.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(results, json.dumps(stored, indent=1) + "\n")
 
 
 # --- Reading ----------------------------------------------------------------------------------------------
 
 def figures(folder):
-    """What a finished run has to say: {name: number or None}, and its held-out curve [points, 4].
-
-    A point of the curve is (step, tokens, seconds, accuracy).
-    """
+    """What a finished run has to say: {name: number or None}; "curve" is a list of (step, tokens, seconds,
+    accuracy) of the held-out problems."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     before, after = (summarise(read_json(folder / f"{when}.json")) for when in ("before", "after"))
     sampled = np.cumsum([row["tokens"] + row.get("meta/tokens", 0) + row["tokens_wasted"] for row in rows])
@@ -139,10 +146,11 @@ def figures(folder):
              "skipped": mean("gate/share"), "stopped": mean("cutoff/share")}
     for rule in ("gate", "cutoff"):
         found |= {f"{rule} {figure}": rows[-1].get(f"{rule}/{figure}") for figure in ("precision", "recall")}
-    return found | {
-        name: after.get(name)
-        for name in ("meta/reward", "meta/correlation/pass_rate", "meta/correlation/length")
-    }, np.array(points, dtype=float)
+    found |= {name: after.get(name) for name in ("meta/reward", "meta/correlation/pass_rate",
+                                                 "meta/correlation/length")}
+    records = read_json(folder / "after.json")
+    found |= {f"R2 of {name}": share for name, share in shapley(records).items()}
+    return found | {"curve": [[float(x) for x in point] for point in points]}
 
 
 def cost_to_reach(curve, accuracy, column):
@@ -163,8 +171,8 @@ def ratio_to(arm, grpo, column, resamples=2000):
     """
     def ratio(rows):
         ours, theirs = arm[rows].mean(0), grpo[rows].mean(0)
-        goal = theirs[-1, 3]
-        return cost_to_reach(ours, goal, column) / cost_to_reach(theirs, goal, column)
+        whole = cost_to_reach(theirs, theirs[-1, 3], column)
+        return cost_to_reach(ours, theirs[-1, 3], column) / whole if whole else np.nan      # it did not rise
 
     everyone, rng = np.arange(len(arm)), np.random.default_rng(0)
     ratios = np.sort([ratio(rng.choice(everyone, len(everyone))) for _ in range(resamples)])
@@ -177,7 +185,7 @@ def interval(values):
     values = np.array([value for value in values if value is not None and np.isfinite(value)], dtype=float)
     if len(values) < 2:
         return (float(values[0]) if len(values) else None), None
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}.get(len(values), 2.1)
+    t = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23][min(len(values), 11) - 2]
     half = t * values.std(ddof=1) / len(values) ** 0.5
     return values.mean(), (values.mean() - half, values.mean() + half)
 
@@ -212,93 +220,74 @@ def shapley(records):
 
 # --- Reporting --------------------------------------------------------------------------------------------
 
-def report(arms, seeds, output):
-    """Tables on the screen, and study.json and study.png in the folder `output`."""
-    found, curves = {}, {}
-    for arm, seed in itertools.product(arms, range(seeds)):
-        folder = folder_of(output, arm, seed)
-        if (folder / "after.json").exists():
-            found.setdefault(arm, {})[seed], curves.setdefault(arm, {})[seed] = figures(folder)
-    if "grpo" not in found:
-        raise ValueError(f"{output} holds no finished run of grpo, which all else is compared with")
-    table = {}
-    for arm, runs in found.items():
+def report(results, arms, picture):
+    """Tables on the screen, and the picture of curves."""
+    stored = read_json(results) if results.exists() else {}
+    if "grpo" not in stored:
+        raise ValueError(f"{results} holds no finished run of grpo, which all else is compared with")
+    curves = {arm: {seed: np.array(found["curve"]) for seed, found in stored[arm]["seeds"].items()}
+              for arm in arms if arm in stored}
+    for arm, runs in curves.items():
         common = [seed for seed in runs if seed in curves["grpo"]]
         ours, theirs = (np.array([curves[name][seed] for seed in common]) for name in (arm, "grpo"))
-        gained = [ours[i, -1, 3] - theirs[i, -1, 3] for i in range(len(common))]
         spent = [min(a[-1, 1], b[-1, 1]) for a, b in zip(ours, theirs)]
-        row = {"seeds": len(runs), "accuracy of seeds": [round(runs[seed]["accuracy"], 3) for seed in runs],
+        row = {"accuracy of seeds": ", ".join(f"{run[-1, 3]:.3f}" for run in runs.values()),
                "tokens to GRPO's accuracy / GRPO's": ratio_to(ours, theirs, 1),
                "seconds to GRPO's accuracy / GRPO's": ratio_to(ours, theirs, 2),
-               "accuracy - GRPO's, equal steps": interval(gained),
+               "accuracy - GRPO's, equal steps": interval(ours[:, -1, 3] - theirs[:, -1, 3]),
                "accuracy - GRPO's, equal tokens": interval(
                    [accuracy_at(a, n) - accuracy_at(b, n) for a, b, n in zip(ours, theirs, spent)])}
-        table[arm] = row | {name: interval([run[name] for run in runs.values()]) for name in runs[common[0]]}
-        if arm.startswith("masa"):
-            parts = [shapley(read_json(folder_of(output, arm, seed) / "after.json")) for seed in runs]
-            table[arm] |= {f"Shapley R2, {name}": interval([part[name] for part in parts]) for name in parts[0]}
-    for arm, row in table.items():
-        print(f"\n{arm}")
+        found = list(stored[arm]["seeds"].values())
+        row |= {name: interval([run[name] for run in found]) for name in found[0] if name != "curve"}
+        print(f"\n{arm}: {len(runs)} seeds")
         for name, value in row.items():
-            print(f"  {name:42}{shown(value)}")
-    write_whole(
-        output / "study.json",
-        json.dumps(
-            {
-                "table": table,
-                "curves": {
-                    arm: {seed: curve.tolist() for seed, curve in runs.items()}
-                    for arm, runs in curves.items()
-                },
-            },
-            indent=1,
-        ),
-    )
-    plot(curves, output / "study.png")
-    print(f"\nEvery seed's curve is in {output / 'study.json'}, the picture in {output / 'study.png'}")
+            if value != (None, None):
+                print(f"  {name:38}{shown(value)}")
+    plot({arm: runs for arm, runs in curves.items() if arm in PICTURED}, picture)
+    print(f"\nAll figures are in {results}, the picture in {picture}")
 
 
 def shown(value):
-    """A table's cell as text: a number, or (mean, interval)."""
+    """A table's cell as text: a text, or (mean, interval)."""
     def number(x):
-        return "-" if x is None else f"{x:,.0f}" if abs(x) >= 100 and np.isfinite(x) else f"{x:.3f}"
-    if not isinstance(value, tuple):
-        return str(value)
+        return f"{x:,.0f}" if abs(x) >= 100 and np.isfinite(x) else f"{x:.3f}"
+    if isinstance(value, str):
+        return value
     mean, ends = value
     return number(mean) + ("" if ends is None else f"  [{number(ends[0])}, {number(ends[1])}]")
 
 
-def plot(curves, path, most=7):
-    """Held-out accuracy against steps and against tokens: the mean of the seeds, thin lines for each of
-    them."""
+def plot(curves, path):
+    """Held-out accuracy against steps and against tokens: the mean of the seeds over thin lines for each."""
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
-    for colour, (arm, runs) in enumerate(list(curves.items())[:most]):
+    for colour, (arm, runs) in enumerate(curves.items()):
         for axis, column, scale in ((axes[0], 0, 1), (axes[1], 1, 1e3)):
             for run in runs.values():
                 axis.plot(run[:, column] / scale, run[:, 3], color=f"C{colour}", alpha=0.15, lw=0.7)
             mean = np.mean(list(runs.values()), axis=0)
             axis.plot(mean[:, column] / scale, mean[:, 3], color=f"C{colour}", label=arm, lw=2)
     axes[0].set(xlabel="training step", ylabel="held-out accuracy")
-    axes[1].set(xlabel="thousand tokens: sampled and read, predictions and audits included")
+    axes[1].set(xlabel="thousand tokens, sampled and read, predictions and audits included")
     axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
-    parser.add_argument("--output", type=Path, default=ROOT / "runs/study")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM",
+                        help=", ".join(ARMS))
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/study", help="where the runs are")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/study.json", help="where figures are")
     parser.add_argument("--flags", default=STUDY, help="further flags of masa.py, for every run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with one thread; 1 to "
-                                                            "compare seconds")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each; 1 to time them")
     parser.add_argument("--report", action="store_true", help="run nothing")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     try:
-        if not arguments.report:
-            run_all(arguments.arms, arguments.seeds, arguments.flags, arguments.output.resolve(), arguments.jobs)
-        report(arguments.arms, arguments.seeds, arguments.output.resolve())
+        if not args.report:
+            run_all(args.arms, args.seeds, args.flags, args.output.resolve(), args.results, args.jobs)
+        report(args.results, args.arms, args.results.with_suffix(".png"))
     except ValueError as error:
         sys.exit(f"compare.py: {error}")
     except KeyboardInterrupt:
