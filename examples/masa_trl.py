@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tasks.problems import load_problems
 from tasks.grader import grade
 from rewards import meta_rewards, parse_meta
-from prompts import meta_messages, solution_messages
+from rollout import meta_messages, solution_messages
 
 
 def paired_rows(problems, budget, seed=0):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from conftest import make_tokenizer
+from conftest import logprobs_alone, make_tokenizer, sampled
 
 from grpo import token_logprobs
 from lab.policy import load_policy
@@ -71,11 +71,13 @@ def test_a_policy_is_trained_on_its_own_logits_without_noise(tmp_path, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_policy_is_trained_on_what_it_sampled_from(tmp_path, family):
     save(tmp_path, family, **FAMILIES[family])
-    rollouts = generate(*load_policy(tmp_path), [[5, 6, 7, 8], [30, 31]] * 4, 24)
-    columns = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.mask
+    prompts = [[5, 6, 7, 8], [30, 31]] * 4
+    model, tokenizer = load_policy(tmp_path)
+    rollouts = generate(model, tokenizer, prompts, [24] * 8)
     with torch.no_grad():
-        logprobs, _ = token_logprobs(load_policy(tmp_path)[0].train(), *columns)
-    assert torch.allclose(logprobs, rollouts.logprobs * rollouts.mask, atol=1e-4, rtol=0)
+        logprobs, _ = token_logprobs(load_policy(tmp_path)[0].train(), *rollouts.tokens)
+        for prompt, completion, row, mask in zip(prompts, sampled(rollouts), logprobs, rollouts.mask):
+            assert torch.allclose(row[mask], logprobs_alone(model, prompt, completion), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family, fields", [

@@ -5,8 +5,18 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
-from gating import Audit, length_budget, lower_bound, precision_recall, should_skip
+from gating import (
+    Audit,
+    CountReader,
+    length_budget,
+    lower_bound,
+    precision_recall,
+    should_skip,
+    silent_mass,
+    word_features,
+)
 from rewards import parse_meta
 
 
@@ -22,7 +32,8 @@ from rewards import parse_meta
 ])
 def test_should_skip(rates, skip):
     assert should_skip(rates) is skip
-    assert should_skip(tuple(rates)) is should_skip(iter(rates)) is should_skip(np.array(rates, dtype=int)) is skip
+    for kind in (tuple, iter, lambda rates: np.array(rates, dtype=int)):
+        assert should_skip(kind(rates)) is skip
     if len(rates) > 1:
         p = np.array(rates) / 8
         assert skip == bool(np.std(p, ddof=1) < 0.1 and (np.mean(p) < 1 / 16 or np.mean(p) > 15 / 16))
@@ -36,7 +47,8 @@ def test_an_invalid_prediction_is_left_out():
 
 @pytest.mark.parametrize("wrong", [0.5, 1.0, 8.0, -1, 9, "8", math.nan, [8]])
 def test_what_is_no_count_out_of_8_is_refused(wrong):
-    """Shares of 1 passed for counts would be skipped as hopeless; a mistake of scale must not go unnoticed."""
+    """Shares of 1 passed for counts would be skipped as hopeless; a mistake of scale must not go
+    unnoticed."""
     with pytest.raises(ValueError, match="counts of right attempts out of 8"):
         should_skip([8, wrong, None, 8])
 
@@ -58,8 +70,8 @@ def test_length_budget(lengths, budget):
 
 def test_the_leaves_fit_together_as_the_readme_shows():
     """Predictions are parsed without a budget, and go into both rules as they are."""
-    says = ['{"pass_rate": %s, "solution_length": %s}' % said
-            for said in ((4, 30), (4, 1_999_999_999), ("null", 40), (4, '"long"'))]
+    said = ((4, 30), (4, 1_999_999_999), ("null", 40), (4, '"long"'))
+    says = [f'{{"pass_rate": {rate}, "solution_length": {length}}}' for rate, length in said]
     predictions = [parse_meta(text) for text in [*says, "no prediction"]]
     assert [p.pass_rate for p in predictions] == [4, 4, None, 4, None]
     assert should_skip([p.pass_rate for p in predictions]) is False
@@ -68,8 +80,78 @@ def test_the_leaves_fit_together_as_the_readme_shows():
     assert length_budget([p.solution_length for p in predictions], cap=1000, factor=0.1) == 36
 
 
+def test_silent_mass_by_hand():
+    probabilities = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert silent_mass(probabilities).tolist() == [0.75, 0,
+                                                   1] and silent_mass(probabilities[0]).item() == 0.75
+
+
+def simulated(rng, count):
+    """Features that tell the pass rate of a problem (0.02, 0.5 or 0.98), and how many of 4 solutions are
+    right."""
+    kinds = rng.integers(0, 3, count)
+    features = torch.eye(3)[kinds] * 7 + torch.tensor(rng.normal(size=(count, 3)), dtype=torch.float32)
+    return kinds, features, rng.binomial(4, np.array([0.02, 0.5, 0.98])[kinds]).tolist()
+
+
+def test_a_reader_learns_how_many_solutions_will_be_right():
+    rng, reader = np.random.default_rng(0), CountReader(4)
+    assert reader.probabilities(torch.zeros(1, 3)) is None
+    for _ in range(40):
+        _, features, counts = simulated(rng, 16)
+        reader.add(features, counts)
+        reader.fit()
+    kinds, features, _ = simulated(rng, 600)
+    probabilities = reader.probabilities(features)
+    assert probabilities.shape == (600, 5) and not probabilities.requires_grad
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(600))
+    mass = silent_mass(probabilities).numpy()
+    for kind, rate in enumerate((0.02, 0.5, 0.98)):
+        assert mass[kinds == kind].mean() == pytest.approx(rate ** 4 + (1 - rate) ** 4, abs=0.08)
+
+
+def test_a_reader_forgets_what_is_old():
+    """The problems turn round: what was always right becomes wrong. The newest steps count most."""
+    reader, features = CountReader(4, window=6, decay=0.5), torch.eye(2).repeat(4, 1)
+    for counts in ([4, 0], [0, 4]):
+        for _ in range(6):
+            reader.add(features, counts * 4)
+            reader.fit()
+        assert len(reader.steps) == 6
+        assert reader.probabilities(torch.eye(2)).argmax(1).tolist() == counts
+    reader.add(features, [2, 2] * 4)
+    reader.add(features, [2, 2] * 4)
+    reader.fit()
+    assert reader.probabilities(torch.eye(2)).argmax(1).tolist() == [2, 2]
+
+
+def test_a_reader_goes_on_after_a_restart(tmp_path):
+    rng, reader, again = np.random.default_rng(1), CountReader(4), CountReader(4)
+    again.load_state_dict(reader.state_dict())              # nothing yet
+    assert again.probabilities(torch.zeros(1, 3)) is None
+    steps = [simulated(rng, 8)[1:] for _ in range(4)]
+    for step in steps[:3]:
+        reader.add(*step)
+        reader.fit()
+    torch.save(reader.state_dict(), tmp_path / "state")
+    again.load_state_dict(torch.load(tmp_path / "state"))
+    for one in (reader, again):
+        one.add(*steps[3])
+        one.fit()
+    assert torch.equal(reader.probabilities(steps[0][0]), again.probabilities(steps[0][0]))
+
+
+def test_word_features_count_words():
+    features = word_features(["Two two words", "words", "", "\ud800"])
+    assert features.shape == (4, 256) and features.sum(1).tolist() == [3, 1, 0, 1]
+    assert sorted(features[0][features[0] > 0].tolist()) == [1, 2]
+    assert torch.equal(features[0] * features[1] > 0, features[1] > 0)
+    assert torch.equal(word_features(["words"])[0], features[1])
+
+
 def test_lower_bound_covers():
-    """Wilson's bound is below the true share in about 95 % of samples, and is what the textbook formula says."""
+    """Wilson's bound is below the true share in about 95 % of samples, and is what the textbook formula
+    says."""
     rng = np.random.default_rng(0)
     for share in (0.5, 0.9):
         hits = rng.binomial(64, share, 4000)
@@ -128,9 +210,12 @@ def test_audit_goes_on_after_a_restart():
 
 def test_precision_recall_undefined():
     assert precision_recall([], []) == {"precision": None, "recall": None, "f1": None, "base_rate": None}
-    assert precision_recall([False], [False]) == {"precision": None, "recall": None, "f1": None, "base_rate": 0.0}
-    assert precision_recall([True], [False]) == {"precision": 0.0, "recall": None, "f1": 0.0, "base_rate": 0.0}
+    assert precision_recall([False], [False]) == {"precision": None, "recall": None, "f1": None,
+                                                  "base_rate": 0.0}
+    assert precision_recall([True], [False]) == {"precision": 0.0, "recall": None, "f1": 0.0,
+                                                 "base_rate": 0.0}
 
 
 def test_copyable_alone(run_alone):
-    assert run_alone("gating.py", "import gating as g; print(g.should_skip([8, 8]), g.length_budget([4], 9))") == "True 8"
+    code = "import gating; print(gating.should_skip([8, 8]), gating.length_budget([4], 9))"
+    assert run_alone("gating.py", code) == "True 8"

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,8 @@ ARMS = {
     "state, M = 2": f"{EFFICIENT} 2",
     "state, M = 8": f"{EFFICIENT} 8",
     "state, no refill": f"{EFFICIENT} 4 --no-refill",
+    "state, lean": f"{EFFICIENT} 0 --no-refill",
+    "words, lean": f"{EFFICIENT} 0 --no-refill --gate-by words",
     "state, no cutoff": f"{EFFICIENT} 4 --no-cutoff",
     "state, masked cuts": f"{EFFICIENT} 4 --mask-cut",
     "state, cloned": "--algo masa-efficient --meta-group-size 4",
@@ -284,6 +287,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each; 1 to time them")
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)           # the runs must not go on alone
     try:
         if not args.report:
             run_all(args.arms, args.seeds, args.flags, args.output.resolve(), args.results, args.jobs)
