@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from lab.folder import RunFolder, json_line, read_json, write_whole
 
-CONFIG = {"model": "toy", "steps": 4, "seed": 0, "resume": False}
+CONFIG = {"model": "toy", "steps": 4, "seed": 0, "resume": False, "max_tokens": 9, "micro_batch_tokens": 5}
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -161,6 +161,14 @@ def test_files_that_somebody_wrote_into_are_no_traceback(run):
     for line in ("[1]", "5", '{"a": 1}', "null"):
         (run.path / "metrics.jsonl").write_text(f'{{"step": 0}}\n{line}\n{{"step": 1}}\n')
         assert run.read("metrics.jsonl") == [{"step": 0}]
+
+
+def test_a_run_goes_on_with_the_problems_that_it_began_with(run):
+    run.write_once("problems.json", {"training": 1})
+    run.write_once("problems.json", {"training": 1})
+    with pytest.raises(ValueError, match="the problems are not those that this run began with") as error:
+        run.write_once("problems.json", {"training": 2})
+    assert "\n" not in str(error.value) and read_json(run.path / "problems.json") == {"training": 1}
 
 
 def test_json_is_replaced_whole(run):
