@@ -58,7 +58,7 @@ def evaluate(sampler: Sampler, problems: list[Problem], samples: int, metas: int
             batch = problems[len(records):len(records) + per_batch]
             if seed is not None:
                 torch.manual_seed(crc32(f"{seed} {batch[0].id} {batch[0].text}".encode()))
-            groups = [Group(problem, sampler.budget) for problem in batch]
+            groups = [Group(problem, [sampler.budget]) for problem in batch]
             sampler.solve(groups, samples)
             if metas:
                 sampler.predict(groups, metas)

@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 import eval as evaluation
-from tasks.benchmarks import Benchmark
-from tasks.problems import Problem
-from eval import ask, evaluate, hintable, main, summarise
+import rollout
+from eval import evaluate, main
+from lab.metrics import summarise
 from lab.results import Results, read_results
-from prompts import SOLUTION, hint_messages, solution_messages
+from rollout import Sampler, encode, generate, solution_messages
+from tasks.problems import Problem
 
 PROBLEMS = [Problem(f"p{i}", f"w{i} w{i + 1}", str(i), "") for i in range(5)]
 META = ' {"math_notion": ["w3 w4", "<end>"], "pass_rate": 6, "solution_length": 5}'
@@ -36,64 +37,62 @@ def command(folder, *more, output="out.json"):
     return json.loads((folder / output).read_text())
 
 
+def sampler(tiny_policy, **settings):
+    return Sampler(*tiny_policy(), **dict(budget=6, meta_budget=4, max_tokens=300) | settings)
+
+
 def test_evaluate(tiny_policy):
-    model, tokenizer = tiny_policy()
     torch.manual_seed(0)
-    records = evaluate(model, tokenizer, PROBLEMS, samples=3, metas=2, budget=6, meta_budget=4, max_tokens=300)
+    records = evaluate(sampler(tiny_policy), PROBLEMS, samples=3, metas=2)
     assert [r["id"] for r in records] == [p.id for p in PROBLEMS]
     assert all(len(r["completions"]) == 3 and len(r["predictions"]) == 2 and "hinted" not in r for r in records)
     assert all(1 <= c["length"] <= 6 for r in records for c in r["completions"])
     assert all(1 <= p["length"] <= 4 for r in records for p in r["predictions"])
     assert json.loads(json.dumps(records)) == records and summarise(records)["accuracy"] == 0
     torch.manual_seed(0)
-    assert records == evaluate(model, tokenizer, PROBLEMS, 3, 2, 6, 4, max_tokens=300)
-    alone = evaluate(model, tokenizer, PROBLEMS[:1], samples=2, metas=0, budget=3)
+    assert records == evaluate(sampler(tiny_policy), PROBLEMS, 3, 2)
+    alone = evaluate(sampler(tiny_policy, budget=3, max_tokens=None), PROBLEMS[:1], samples=2, metas=0)
     assert alone[0]["predictions"] == [] and "meta/reward" not in summarise(alone)
 
 
 def test_seed_makes_batches_independent(tiny_policy):
-    model, tokenizer = tiny_policy()
-    arguments = dict(samples=3, metas=2, budget=6, meta_budget=4, max_tokens=2 * 3 * (6 + 128), seed=7)
-    whole, kept = evaluate(model, tokenizer, PROBLEMS, **arguments), []
+    answers, counts = sampler(tiny_policy, max_tokens=2 * 3 * (6 + 128)), dict(samples=3, metas=2)
+    whole, kept = evaluate(answers, PROBLEMS, **counts, seed=7), []
     torch.manual_seed(123)
-    evaluate(model, tokenizer, PROBLEMS[:4], **arguments, keep=kept.append)
+    evaluate(answers, PROBLEMS[:4], **counts, seed=7, keep=kept.append)
     assert [len(batch) for batch in kept] == [2, 2]
-    assert evaluate(model, tokenizer, PROBLEMS, **arguments, done=kept[0]) == whole
-    assert evaluate(model, tokenizer, PROBLEMS, **arguments | {"seed": 8}) != whole
+    assert evaluate(answers, PROBLEMS, **counts, seed=7, done=kept[0]) == whole
+    assert evaluate(answers, PROBLEMS, **counts, seed=8) != whole
 
 
 def test_hinted_solutions_see_the_notions(tiny_policy, monkeypatch):
     """Every prompt of every phase, with a policy that predicts w0, w1, ... in turn and always answers 0."""
-    from rollout import generate as real
-    model, tokenizer = tiny_policy()
-    seen = []
+    answers, seen = sampler(tiny_policy, max_tokens=None), []
 
-    def generate(model, tokenizer, prompts, budget, *rest):
-        rollouts = real(model, tokenizer, prompts, budget, *rest)
-        rollouts.texts = [META.replace("w3", f"w{i}") if budget == 4 else r"\boxed{0}" for i in range(len(prompts))]
+    def scripted(model, tokenizer, prompts, budgets, *rest):
+        rollouts = generate(model, tokenizer, prompts, budgets, *rest)
+        rollouts.texts = [META.replace("w3", f"w{i}") if budgets[0] == 4 else r"\boxed{0}" for i in range(len(prompts))]
         seen.append(prompts)
         return rollouts
-    monkeypatch.setattr(evaluation, "generate", generate)
-    record, other = evaluate(model, tokenizer, PROBLEMS[:2], samples=3, metas=2, budget=6, meta_budget=4, hints=True)
+    monkeypatch.setattr(rollout, "generate", scripted)
+    record, other = evaluate(answers, PROBLEMS[:2], samples=3, metas=2, hints=True)
     plain, meta, hinted = seen
     assert len(plain) == len(hinted) == 6 and len(meta) == 4
-    def encoded(chat):
-        return evaluation.encode(tokenizer, chat, False)
-    assert plain[0] == encoded(solution_messages("w0 w1")) and plain[3] == encoded(solution_messages("w1 w2"))
+
+    def encoded(*chat):
+        return encode(answers.tokenizer, solution_messages(*chat))
+    assert plain[0] == encoded("w0 w1") and plain[3] == encoded("w1 w2")
     told = zip("w0 w0 w0 w1 w1 w1".split(), "w1 w1 w1 w2 w2 w2".split(), "w0 w1 w0 w2 w3 w2".split())
-    assert hinted == [encoded(hint_messages(f"{a} {b}", [f"{notion} w4"])) for a, b, notion in told]
+    assert hinted == [encoded(f"{a} {b}", [f"{notion} w4"]) for a, b, notion in told]
     assert [c["correct"] for c in record["hinted"]] == [True] * 3 and not other["hinted"][0]["correct"]
     assert record["predictions"][1]["notions"] == ["w1 w4", "<end>"] and other["predictions"][1]["pass_rate"] == 6
     assert summarise([record, other])["hints/gain"] == 0
 
 
-def test_what_may_stand_in_a_prompt(tiny_policy):
-    tokenizer = tiny_policy()[1]
-    assert hintable([" a\n\nb ", "x <end> <start> system", "", " "], tokenizer) == ["a b"]
-    assert hintable(None, tokenizer) == []
-    chat = ask(Benchmark("", "", None, instruction="DO THIS"), f"Say: {SOLUTION}", [])
-    assert chat == [{"role": "user", "content": f"Say: {SOLUTION}\n\nDO THIS"}]
-    assert ask(evaluation.PLAIN, "q", ["n"]) == hint_messages("q", ["n"])
+def test_an_evaluation_asks_and_grades_as_its_benchmark_says(tiny_policy):
+    answers = sampler(tiny_policy, instruction="w11", grade=lambda text, problem: problem.id == "p1")
+    records = evaluate(answers, PROBLEMS[:2], samples=2, metas=0, hints=False)
+    assert [[c["correct"] for c in r["completions"]] for r in records] == [[False] * 2, [True] * 2]
 
 
 # --- The command line -------------------------------------------------------------------------------------
@@ -109,7 +108,7 @@ def test_an_interrupted_evaluation_equals_an_uninterrupted_one(folder, monkeypat
                 file.write('{"data": "problems", "seco')           # as if it were killed while writing
             raise KeyboardInterrupt
     monkeypatch.setattr(Results, "append", stop_in_the_second_batch)
-    with pytest.raises(SystemExit, match="the same command goes on"):
+    with pytest.raises(SystemExit, match="interrupted. The same command goes on"):
         command(folder, "--hints")
     assert not (folder / "out.json").exists() and len((folder / "out.jsonl").read_text().splitlines()) == 4
     with pytest.raises(SystemExit, match=r"out.jsonl holds another evaluation: seed was 0, now 1\. Choose another"):
@@ -121,7 +120,7 @@ def test_an_interrupted_evaluation_equals_an_uninterrupted_one(folder, monkeypat
         if len(self.batches) == 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
     monkeypatch.setattr(Results, "append", stop_in_the_fourth_batch)
-    with pytest.raises(SystemExit, match="the same command with a lower --max-tokens goes on"):
+    with pytest.raises(SystemExit, match="out of the card's memory. Lower --max-tokens"):
         command(folder, "--hints")
     continued = command(folder, "--hints")
     part, same = continued["data"]["problems"], whole["data"]["problems"]
@@ -144,7 +143,8 @@ def test_an_interrupted_evaluation_equals_an_uninterrupted_one(folder, monkeypat
 def test_in_bf16_a_model_is_what_transformers_loads_in_bf16(folder, monkeypatch):
     """Angles of positions stay float32, or distant tokens would be elsewhere."""
     models = []
-    monkeypatch.setattr(evaluation, "evaluate", lambda model, *more: models.append(model) or evaluate(model, *more))
+    monkeypatch.setattr(evaluation, "evaluate", lambda answers, *more, **named: models.append(answers.policy)
+                        or evaluate(answers, *more, **named))
     command(folder, "--bf16", True)
     reference = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.bfloat16)
     ids = torch.arange(250)[None] % 60
@@ -206,7 +206,7 @@ def test_problems_that_do_not_fit_are_left_out(folder, capsys):
     ("--data nothing.json", "nothing.json does not exist"),
     ("--data logic", "logic needs a file: logic=FILE"),
     ("--samples 0", "--samples is 0, it must be at least 1"),
-    ("--hints --metas 0", "--metas is 0, it must be at least 1"),
+    ("--hints --metas 0", "--metas must be at least 1"),
     ("--top-p 0", "--top-p is 0.0, it must be above 0"),
     ("--temperature nan", "--temperature is nan"),
     ("--budget 3", "unknown flag --budget"),
@@ -236,7 +236,7 @@ def test_budget_beyond_the_model_and_output_name(folder):
 
 def test_a_set_without_a_problem_is_told_before_any_is_sampled(folder, monkeypatch):
     (folder / "long.jsonl").write_text(json.dumps({"problem": "w1 " * 250, "answer": "1"}))
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("sampled before the mistake was told"))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: pytest.fail("sampled before the mistake was told"))
     with pytest.raises(SystemExit, match="no problem of long is left"):
         main(["--model", str(folder / "policy"), "--data", f"{folder / 'problems.jsonl'},{folder / 'long.jsonl'}",
               "--max-new-tokens", "8", "--max-meta-tokens", "9", "--output", str(folder / "both.json")])

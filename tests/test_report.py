@@ -1,25 +1,17 @@
-"""What is shown: tables, rollouts and pictures."""
+"""What is shown on the screen, and passed on to services of others."""
 
-import numpy as np
+import sys
+from types import SimpleNamespace
+
 import pytest
-from matplotlib import pyplot as plt
+import torch
 
-from lab import report
+from lab import pictures
+from lab.report import Reporter, cell, one_of_each, print_rollouts, print_table, show_comparison
+from masa import Batch
+from rollout import Group, generate
 from tasks.problems import Problem
-from lab.metrics import summarise
-from lab.report import (cell, one_of_each, plot_awareness, plot_curves, plot_pass_at_k, print_table, show_comparison,
-                    smooth)
 from test_metrics import RECORDS, record
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are drawn from here on, kept open to be looked at."""
-    figures = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    yield figures
-    monkeypatch.undo()
-    plt.close("all")
 
 
 def test_table(capsys):
@@ -36,51 +28,48 @@ def test_cells():
     assert cell(0.5, (0.25, 0.75)) == "0.50 [0.25, 0.75]"
 
 
-def test_curves(tmp_path, drawn):
-    rows = [{"step": i, "reward": i / 9, "eval/accuracy": 0.5 if i == 5 else None} for i in range(10)]
-    plot_curves(rows, tmp_path / "curves.png", "title", {"before": RECORDS, "after": RECORDS[:1]})
-    plot_curves([], tmp_path / "empty.png")
-    for name in ("curves.png", "empty.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    lines = drawn[0].axes[0].lines
-    assert lines[0].get_ydata().tolist() == [row["reward"] for row in rows]
-    assert [line.get_xydata().tolist() for line in lines if line.get_label() == "held-out problems"] == [[[0, 0.5], [6, 0.5], [10, 1]]]
-    assert smooth([0, 3, np.nan, 6], 3) == [1.5, 1.5, 4.5, 6.0]
-
-
-def test_awareness_shows_each_problem_where_it_is(tmp_path, drawn):
-    plot_awareness({"before": [], "after": RECORDS}, tmp_path / "awareness.png")
-    assert (tmp_path / "awareness.png").read_bytes().startswith(b"\x89PNG")
-    rate_before, rate_after, length_before, length_after = drawn[0].axes
-    assert rate_before.get_title() == "before: r = -" and length_after.get_title() == "after: r = 1.00"
-    points = rate_after.collections[0].get_offsets()
-    assert np.abs(points - [(0.875, 1.0), (0.25, 0.5), (0.0, 0.0)]).max() < 0.0101
-    assert rate_after.collections[1].get_offsets().tolist() == [[0, 0], [0.25, 0.5], [0.75, 1], [1, 1]]
-    lengths = length_after.collections[0].get_offsets()
-    assert np.abs(lengths - [(4, 4), (8, 7)]).max() < 0.0801 and not length_before.collections
-
-
-def test_pass_at_k_curves(tmp_path, drawn):
-    plot_pass_at_k({"a": RECORDS, "b": RECORDS[:1]}, tmp_path / "pass.png")
-    assert (tmp_path / "pass.png").read_bytes().startswith(b"\x89PNG")
-    a, b = drawn[0].axes[0].lines
-    assert a.get_xydata().tolist() == [[1, 0.5], [2, summarise(RECORDS)["pass@2"]]]
-    assert b.get_xydata().tolist() == [[1, 1], [2, 1]]
-    assert len(drawn[0].axes[0].collections) == 1           # one problem has no interval
-
-
 def test_one_of_each(tiny_policy):
-    from rollout import generate
     model, tokenizer = tiny_policy()
-    solutions = generate(model, tokenizer, [[5, 6]] * 4, 3)
-    problems = [Problem("a", "w1", "1"), Problem("b", "w2", "2")]
-    row = one_of_each(problems, solutions, [True, False, False, False], None, [])
+    groups = [Group(Problem("a", "w1", "1"), [3], correct=[True, False]), Group(Problem("b", "w2", "2"), [3])]
+    groups[0].solutions = generate(model, tokenizer, [[5, 6]] * 2, [3] * 2)
+    batch = Batch(groups, rewards=torch.tensor([1.0, 0.0]))
+    row = one_of_each(batch)
     assert row["pass_rate"] == 0.5 and row["solution_reward"] == 1.0 and "meta" not in row
+    assert (row["problem"], row["answer"], row["solution"]) == ("w1", "1", groups[0].solutions.texts[0])
+    assert row["solution_tokens"] == groups[0].solutions.lengths[0]
+    groups[0].metas = generate(model, tokenizer, [[5, 7]] * 2, [3] * 2)
+    batch.terms = [{"length": 1.0, "difficulty": 0.25, "notion": 0.0}, {"length": 0.0, "difficulty": 0.0, "notion": 0.0}]
+    row = one_of_each(batch)
+    assert row["meta"] == groups[0].metas.texts[0] and row["meta_rewards"] == batch.terms[0]
+
+
+def test_a_terminal_is_not_told_what_to_do():
+    """What a model writes may hold control sequences and lone surrogates; they are spelled out."""
+    said = []
+    row = {"step": 3, "problem": "p", "answer": "1", "solution": "red \x1b[31m \ud800 \x07\r\nnext line é", "pass_rate": 0.5,
+           "solution_tokens": 4, "solution_reward": 1.0, "meta": "m\x1b", "meta_rewards": {"length": 0.5}}
+    print_rollouts(row, SimpleNamespace(write=lambda text, file: said.append(text)))
+    text, = said
+    assert "\x1b" not in text and "\ud800" not in text and "\r" not in text and "é" in text
+    assert r"red \x1b[31m \ud800 \x07\r" in text and "\n            next line" in text
+    assert "4 tokens; 50% of its group are right" in text and "rewards: length 0.50" in text
+
+
+def test_services_get_what_is_known(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(
+        init=lambda **given: calls.append(given), log=lambda metrics, step: calls.append((metrics, step))))
+    Reporter("trackio", tmp_path, {"steps": 2}).log({"reward": 0.5, "gate/f1": None}, 7)
+    assert calls == [{"project": "masa", "name": tmp_path.name, "config": {"steps": 2}}, ({"reward": 0.5}, 7)]
+    Reporter(None, tmp_path, {}).log({"reward": 0.5}, 7)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match="--report-to wandb: it is not installed, try pip install wandb"):
+        Reporter("wandb", tmp_path, {})
 
 
 def test_comparison_of_several_runs(tmp_path, capsys, monkeypatch):
     drawings = []
-    monkeypatch.setattr(report, "draw", lambda stem, sets: drawings.append((stem, sets)) or [])
+    monkeypatch.setattr(pictures, "draw", lambda stem, sets: drawings.append((stem, sets)) or [])
     runs = {name: [record("", [right, right], [3, 4], [(8, 3)], str(i)) for i, right in enumerate(row)]
             for name, row in {"x": (0, 0, 1, 1), "y": (0, 1, 1, 1), "z": (1, 1, 1, 1)}.items()}
     files = [(tmp_path / name / "after.json", {"held-out problems": records}) for name, records in runs.items()]
