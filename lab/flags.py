@@ -178,6 +178,7 @@ class EvalConfig:
     thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
     output: str | None = flag(None, "the .json file to write; by default runs/eval/MODEL-DATA.json")
     compare: list[str] | None = flag(None, "no sampling: compare result files, each with the first one")
+    check_gold: bool = flag(False, "no sampling: grade each set's own answers by its grader; is it read rightly?")
     allow_code_execution: bool = flag(False, "allow benchmarks that execute code which the model writes")
     device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
     bf16: bool | None = flag(None, "weights in bfloat16; by default on cuda")
@@ -189,7 +190,7 @@ class EvalConfig:
     def parse(cls, arguments=None):
         """The EvalConfig of a command line. Raises ValueError with one line if a value makes no sense."""
         config = cls(**parse_groups([cls], "Evaluate a policy. docs/evaluation.md tells more.", arguments))
-        toy = config.data == "toy"
+        toy = "toy" in (config.model, config.data)
         config.max_new_tokens = config.max_new_tokens or (Config.max_new_tokens if toy else GPU["max_new_tokens"])
         config.max_meta_tokens = config.max_meta_tokens or (Config.max_meta_tokens if toy else GPU["max_meta_tokens"])
         if config.hints and not config.metas:
