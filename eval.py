@@ -27,13 +27,15 @@ from zlib import crc32
 import torch
 from tqdm import tqdm
 
-from lab.flags import EvalConfig, command_line
+from lab.command import command_line
+from lab.flags import EvalConfig
 from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room
 from lab.results import Results, fingerprint, read_results
 from rewards import meta_rewards
-from rollout import Group, Sampler, hintable
+from rollout import Group, Sampler
 from tasks.grader import last_boxed
 from tasks.problems import Problem
+from tasks.prompts import hintable
 
 # Flags that may differ when an evaluation goes on; what bf16 comes to on this device may not.
 FREE = {"device", "max_tokens", "output", "compare", "check_gold", "allow_code_execution", "bf16",
@@ -69,10 +71,10 @@ def evaluate(sampler: Sampler, problems: list[Problem], samples: int, metas: int
                 sampler.predict(groups, metas)
             new = [record_of(group, sampler) for group in groups]
             if hints:
-                for group in groups:
-                    group.hints = [hintable(p.notions, sampler.tokenizer) for p in group.predictions]
-                sampler.solve(groups, samples)
-                for record, group in zip(new, groups):
+                told = [Group(group.problem, group.budgets, [hintable(p.notions, sampler.tokenizer)
+                                                             for p in group.predictions]) for group in groups]
+                sampler.solve(told, samples)
+                for record, group in zip(new, told):
                     record["hinted"] = completions_of(group, sampler)
             records += new
             if keep:

@@ -1,19 +1,22 @@
 r"""Predictive gating and length cutoff: spend rollouts only where there is something to learn.
 
-    said     skip a problem   if  std(p) < 0.1  and  (mean(p) < 1/16  or  mean(p) > 15/16)    p: predicted pass rates
-    read     skip a problem   if  z = P(0 of G right) + P(G of G right) >= 0.9                ours
-    cutoff   stop a solution  at  2 * mean(l) tokens                                          l: predicted lengths
+    said    skip a problem   if  std(p) < 0.1  and  (mean(p) < 1/16  or  mean(p) > 15/16)
+    read    skip a problem   if  z = P(0 of G right) + P(G of G right) >= 0.9               (ours)
+    cutoff  stop a solution  at  2 * mean(l) tokens
 
-(MASA, arXiv 2510.03259, Algorithm 1.) A group whose solutions are all right or all wrong has no variance, so no gradient:
-leaving it out saves its tokens and costs nothing, provided that the prediction is right. The paper asks the policy and
-lets unanimity decide; it does not say how near to 0 or 1 the mean has to be, and 1/16 is where it rounds to 0 or 8 of 8.
-Ours is to read the probability mass z, from the number token of its predictions or, before it has said anything, from
-features of the problem such as the policy's own hidden states (`CountReader`).
+with p the predicted pass rates and l the predicted lengths of the problem.
 
-All rules hide the evidence against them, since nobody sees what a skipped problem or the rest of a stopped solution would
-have been. `Audit` does the arithmetic for a random share that is looked at nevertheless, and `Audit.trusted` says whether
-the evidence suffices to follow the rule at all: a predictor that has collapsed to one constant answer, as the paper's own
-does for a while, would have every problem thrown away.
+(MASA, arXiv 2510.03259, Algorithm 1.) A group whose solutions are all right or all wrong has no variance, so
+no gradient: leaving it out saves its tokens and costs nothing, provided that the prediction is right. The
+paper asks the policy and lets unanimity decide; it does not say how near to 0 or 1 the mean has to be, and
+1/16 is where it rounds to 0 or 8 of 8. Ours is to read the probability mass z, from the number token of its
+predictions or, before it has said anything, from features of the problem such as the policy's own hidden
+states (`CountReader`).
+
+All rules hide the evidence against them, since nobody sees what a skipped problem or the rest of a stopped
+solution would have been. `Audit` does the arithmetic for a random share that is looked at nevertheless, and
+`Audit.trusted` says whether the evidence suffices to follow the rule at all: a predictor that has collapsed
+to one constant answer, as the paper's own does for a while, would have every problem thrown away.
 """
 
 import statistics
@@ -26,16 +29,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ATTEMPTS = 8                    # a predicted pass rate is a count: right attempts out of 8, as the JSON object has it
+# a predicted pass rate is a count: right attempts out of 8, as the JSON object has it
+ATTEMPTS = 8
 GATE_STD, GATE_MARGIN = 0.1, 1 / 16         # of pass rates as shares, in [0, 1]
 
 
 def should_skip(pass_rates: Iterable[int | None], std: float = GATE_STD, margin: float = GATE_MARGIN) -> bool:
     """Do the predictions of one problem agree that every solution will be right, or every one wrong?
 
-    pass_rates: right attempts out of 8, as `rewards.parse_meta` gives them; None, an invalid prediction, is left out.
-    Fewer than two never skip. `std` is the unbiased standard deviation of the shares (k/8) below which they agree,
-    `margin` how near to 0 or 1 their mean has to be. Raises ValueError for what is no count out of 8.
+    pass_rates: right attempts out of 8, as `rewards.parse_meta` gives them; None, an invalid prediction, is
+    left out. Fewer than two never skip. `std` is the unbiased standard deviation of the shares (k/8) below
+    which they agree, `margin` how near to 0 or 1 their mean has to be. Raises ValueError for what is no count
+    out of 8.
 
     >>> should_skip([8, 8, 8, 7]), should_skip([8, 8, 8, 4]), should_skip([4, 4, 4]), should_skip([0, None])
     (True, False, False, False)
@@ -51,20 +56,22 @@ def should_skip(pass_rates: Iterable[int | None], std: float = GATE_STD, margin:
 
 
 def silent_mass(probabilities: Tensor) -> Tensor:
-    """z, the probability that a group has no variance: P(none right) + P(all right), [...], from [..., G + 1]."""
+    """z, the probability that a group has no variance: P(none right) + P(all right), [...], from [..., G +
+    1]."""
     return probabilities[..., 0] + probabilities[..., -1]
 
 
 class CountReader:
     """Softmax regression from features of a problem to how many of its G solutions will be right.
 
-    Every solved group is a label, those without variance included: cross-entropy on the observed count is a proper
-    score, where r_difficulty elicits little more than the mode. Features: [N, D] floats on the CPU, such as hidden states
-    of the policy at the last token of a prompt, detached. They age as the policy learns: a group weighs decay ** age, in
-    steps, and only the newest `window` steps count.
+    Every solved group is a label, those without variance included: cross-entropy on the observed count is a
+    proper score, where r_difficulty elicits little more than the mode. Features: [N, D] floats on the CPU,
+    such as hidden states of the policy at the last token of a prompt, detached. They age as the policy
+    learns: a group weighs decay ** age, in steps, and only the newest `window` steps count. `ridge` is a
+    prior on the weights: the fewer the groups, the less it lets them say.
     """
 
-    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97, ridge: float = 1e-2):
+    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97, ridge: float = 5.0):
         self.size, self.decay, self.ridge = group_size + 1, decay, ridge
         self.steps, self.weights = deque(maxlen=window), None   # of each step (features, counts)
 
@@ -75,36 +82,37 @@ class CountReader:
     def fit(self, iterations: int = 20) -> None:
         """Fit the groups that there are, by L-BFGS from the last solution."""
         features, counts = (torch.cat(column) for column in zip(*self.steps))
-        ages = torch.cat([torch.full(row.shape, len(self.steps) - i) for i, (_, row) in enumerate(self.steps)])
-        share = self.decay ** ages / (self.decay ** ages).sum()
+        weight = torch.cat([torch.full(row.shape, self.decay ** (len(self.steps) - i))
+                            for i, (_, row) in enumerate(self.steps)])
         self.mean, self.std = features.mean(0), features.std(0).clamp(min=1e-6)
         inputs = self.inputs(features)
         weights = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
         weights.requires_grad_()
         optimizer = torch.optim.LBFGS([weights], max_iter=iterations, line_search_fn="strong_wolfe")
 
-        def loss():
+        def closure():
             optimizer.zero_grad()
-            total = share @ F.cross_entropy(inputs @ weights, counts, reduction="none")
-            total = total + self.ridge * weights[:-1].square().sum()
-            total.backward()
-            return total
+            loss = weight @ F.cross_entropy(inputs @ weights, counts, reduction="none")
+            loss = (loss + self.ridge * weights[:-1].square().sum()) / weight.sum()
+            loss.backward()
+            return loss
 
         with torch.enable_grad():
-            optimizer.step(loss)
+            optimizer.step(closure)
         self.weights = weights.detach()
 
     def inputs(self, features: Tensor) -> Tensor:
         return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)
 
     def probabilities(self, features: Tensor) -> Tensor | None:
-        """P(k of G right) for k = 0..G, [N, G + 1], of problems with features [N, D]; None before the first fit."""
+        """P(k of G right) for k = 0..G, [N, G + 1], of problems with features [N, D]; None before the first
+        fit."""
         return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
 
     def state_dict(self) -> dict:
         """What `load_state_dict` needs to go on, as tensors."""
-        fitted = {} if self.weights is None else {name: getattr(self, name) for name in ("mean", "std", "weights")}
-        return fitted | {"steps": [list(step) for step in self.steps]}
+        names = () if self.weights is None else ("mean", "std", "weights")
+        return {name: getattr(self, name) for name in names} | {"steps": [list(step) for step in self.steps]}
 
     def load_state_dict(self, state: dict) -> None:
         self.steps.extend(map(tuple, state["steps"]))
@@ -124,9 +132,9 @@ def word_features(texts: list[str], size: int = 256) -> Tensor:
 def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, minimum: int = 1) -> int:
     """How many tokens a solution may take: `factor` times the mean of the predicted ones.
 
-    lengths: the predictions of one problem, in tokens; None is left out, and what is over `cap`, the budget of a
-    solution, counts as `cap`, so that no absurd number spoils the mean. The budget is at least `minimum` and at most
-    `cap`, which is also the budget where there is no prediction.
+    lengths: the predictions of one problem, in tokens; None is left out, and what is over `cap`, the budget
+    of a solution, counts as `cap`, so that no absurd number spoils the mean. The budget is at least `minimum`
+    and at most `cap`, which is also the budget where there is no prediction.
 
     >>> length_budget([30, 50], cap=96), length_budget([60, None], cap=96), length_budget([], cap=96)
     (80, 96, 96)
@@ -136,7 +144,8 @@ def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, 
 
 
 def lower_bound(hits: int, trials: int, z: float = 1.645) -> float:
-    """The lower end of Wilson's interval for a share, of which `hits` in `trials` is a sample; 0.0 for no trials.
+    """The lower end of Wilson's interval for a share, of which `hits` in `trials` is a sample; 0.0 for no
+    trials.
 
     With z = 1.645 the true share is higher with 95 % confidence.
     """
@@ -150,13 +159,14 @@ def lower_bound(hits: int, trials: int, z: float = 1.645) -> float:
 class Audit:
     """How right is a rule that flags cases and never sees what would have become of most of them?
 
-    Gating flags problems as groups without variance, the cutoff flags solutions as wrong. Of the flagged cases a random
-    share s is looked at, and each of these looks stands for 1/s cases; of the others everything is known:
+    Gating flags problems as groups without variance, the cutoff flags solutions as wrong. Of the flagged
+    cases a random share s is looked at, and each of these looks stands for 1/s cases; of the others
+    everything is known:
 
         precision = hits / flagged        recall = hits / (hits + missed)        f1 = their harmonic mean
 
-    where `missed` are the unflagged cases that should have been flagged. `trusted` rests on the newest `window` looks,
-    since an old one tells little of a policy that has learned since.
+    where `missed` are the unflagged cases that should have been flagged. `trusted` rests on the newest
+    `window` looks, since an old one tells little of a policy that has learned since.
     """
 
     def __init__(self, window: int = 64):
@@ -164,18 +174,21 @@ class Audit:
         self.recent = deque(maxlen=window)
 
     def add(self, looks: list[bool], missed: int, share: float = 1.0) -> None:
-        """Add a step. looks: was the rule right, for each case of a sample of this share? missed: how many."""
+        """Add a step. looks: was the rule right, for each case of a sample of this share? missed: how
+        many."""
         self.flagged += len(looks) / share
         self.hits += sum(looks) / share
         self.missed += missed
         self.recent.extend(map(bool, looks))
 
     def trusted(self, threshold: float) -> bool:
-        """Is the rule's precision above `threshold`, with 95 % confidence, by the newest looks? 0 trusts blindly."""
+        """Is the rule's precision above `threshold`, with 95 % confidence, by the newest looks? 0 trusts
+        blindly."""
         return threshold <= 0 or lower_bound(sum(self.recent), len(self.recent)) > threshold
 
     def figures(self) -> dict:
-        """precision, recall, f1 (None while there is nothing to tell from) and `trusted`'s bound, precision_lower."""
+        """precision, recall, f1 (None while there is nothing to tell from) and `trusted`'s bound,
+        precision_lower."""
         return ratios(self.hits, self.flagged, self.missed) | {
             "precision_lower": lower_bound(sum(self.recent), len(self.recent))}
 

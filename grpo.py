@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 MAX_GRAD_NORM = 1.0             # the paper's
+MAX_GAP = 20.0                  # nats; exp of more, from a token that the policy has all but given up, is inf
 # prompt_ids, prompt_mask: [B, P]; completion_ids, mask: [B, T]
 Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -82,7 +83,8 @@ def token_logprobs(model: Module, prompt_ids: Tensor, prompt_mask: Tensor, compl
 
 
 def head_of(model: Module):
-    """What turns hidden states [N, H] into logits [N, V]: the LM head, and the scale or the cap of some families.
+    """What turns hidden states [N, H] into logits [N, V]: the LM head, and the scale or the cap of some
+    families.
 
     Cohere has a logit_scale, Granite a logits_scaling, Gemma 2 a final_logit_softcapping.
     """
@@ -120,26 +122,27 @@ def loss_total(lengths: list[int], aggregation: str, max_tokens: int) -> int:
     return {"token": sum(lengths), "sequence": rows, "constant": rows * max_tokens}[aggregation]
 
 
-def grpo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, total: float,
+def grpo_loss(logprobs: Tensor, old_logprobs: Tensor | None, advantages: Tensor, mask: Tensor, total: float,
               clip_low: float = 0.2, clip_high: float = 0.28, aggregation: str = "token", beta: float = 0.0,
               ref_logprobs: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped policy loss of some rows of a batch; the sum over all micro-batches is the loss of the
-    batch.
+    """The clipped policy loss of some rows; the sum over all micro-batches is the loss of the batch.
 
-    logprobs, old_logprobs, ref_logprobs: [B, T], under the policy, under the policy that sampled, and under
-    the reference (needed if beta > 0). advantages: [B]. mask: [B, T]. total: see `loss_total`. Returns the
-    loss (a scalar) and a dict of sums over the tokens of the mask: "clip_low" and "clip_high" (tokens whose
-    gradient is clipped away at either bound) and "kl" (the k3 estimate of KL(policy || reference), in nats).
+    logprobs, old_logprobs, ref_logprobs: [B, T], under the policy, under the policy that sampled (None: the
+    same, so that the ratio is 1), and under the reference (needed if beta > 0). advantages: [B]. mask: [B,
+    T]. total: see `loss_total`. Returns the loss (a scalar) and a dict of sums over the tokens of the mask:
+    "clip_low" and "clip_high" (tokens whose gradient is clipped away at either bound) and "kl" (k3, an
+    estimate of KL(policy || reference) in nats).
     """
     advantages = advantages[:, None]
+    old_logprobs = logprobs.detach() if old_logprobs is None else old_logprobs
     ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     losses = -torch.minimum(ratio * advantages, clipped * advantages)
     sums = {"clip_low": ((ratio < 1 - clip_low) & (advantages < 0) & mask).sum(),
             "clip_high": ((ratio > 1 + clip_high) & (advantages > 0) & mask).sum()}
     if beta:
-        gap = (ref_logprobs - logprobs).masked_fill(~mask, 0.0)
-        # unbiased for tokens of the policy, never negative
+        gap = (ref_logprobs - logprobs).masked_fill(~mask, 0.0).clamp(max=MAX_GAP)
+        # unbiased for the policy's tokens, never negative
         k3 = gap.exp() - gap - 1
         losses = losses + beta * k3
         sums["kl"] = (k3 * mask).sum().detach()
@@ -153,47 +156,42 @@ def grpo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: 
 
 def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: Tensor, *, epochs: int = 1,
            minibatches: int = 1, weight: float = 1.0, max_tokens: int = 1, aggregation: str = "token",
-           clip_low: float = 0.2, clip_high: float = 0.28, beta: float = 0.0, reference: Module | None = None,
-           temperature: float = 1.0, micro_batch_tokens: int = 8192,
-           dtype: torch.dtype = torch.float32) -> dict[str, float]:
-    """Train `policy` on B rollouts with advantages [B]: epochs * minibatches optimiser steps. Returns
+           beta: float = 0.0, reference: Module | None = None, micro_batch_tokens: int = 8192,
+           temperature: float = 1.0, dtype: torch.dtype = torch.float32, **clip: float) -> dict[str, float]:
+    """Train `policy` on B rollouts with advantages [B], by epochs * minibatches optimiser steps: their
     metrics.
 
-    Rows of zero advantage count in the denominator of the loss, which `weight` multiplies; they are not
-    computed, since without beta they have no gradient. beta keeps the policy near `reference`. max_tokens:
-    see `loss_total`. micro_batch_tokens: of a forward and backward pass; does not change the gradient. dtype:
-    of autocast. Raises NotFinite instead of an optimiser step that would spoil the weights; its gradient is
-    dropped.
+    Rows of zero advantage count in the denominator, which `weight` multiplies, but have no gradient without
+    beta and are not computed. micro_batch_tokens: see `forward`; dtype: of autocast; the rest: of
+    `grpo_loss`. Raises NotFinite in place of an optimiser step that would spoil the weights, and drops its
+    gradient.
     """
-    lengths = rollouts[3].sum(1).tolist()
-    active = [row for row in range(len(lengths)) if beta or advantages[row] != 0]
-    active.sort(key=lengths.__getitem__)
+    lengths, sums, norms = rollouts[3].sum(1).tolist(), Counter(), []
+    active = {row for row in range(len(lengths)) if beta or advantages[row] != 0}
     settings = (micro_batch_tokens, temperature, dtype)
-    # With a single optimiser step the policy is still the one that sampled: the ratio is 1.
+    # With a single optimiser step the policy is still the one that sampled.
     old = frozen_logprobs(policy, rollouts, active, *settings) if epochs * minibatches > 1 else None
     ref = frozen_logprobs(reference, rollouts, active, *settings) if beta else None
     policy.train()
-    sums, norms = Counter(), []
     for _ in range(epochs):
         order = torch.randperm(len(lengths)).tolist()
         for chosen in (order[k::minibatches] for k in range(minibatches)):
             total = weight * loss_total([lengths[row] for row in chosen], aggregation, max_tokens)
-            chosen, spoiled = set(chosen) & set(active), []
+            chosen, spoiled = active.intersection(chosen), []
             for rows, logprobs, entropy, mask in forward(policy, rollouts, chosen, *settings):
-                before = logprobs.detach() if old is None else old[rows, :mask.shape[1]]
-                initial = ref[rows, :mask.shape[1]] if beta else None
-                loss, counts = grpo_loss(logprobs, before, advantages[rows], mask, total, clip_low, clip_high,
-                                         aggregation, beta, initial)
+                before, initial = (x if x is None else x[rows, :mask.shape[1]] for x in (old, ref))
+                loss, counts = grpo_loss(logprobs, before, advantages[rows], mask, total, beta=beta,
+                                         aggregation=aggregation, ref_logprobs=initial, **clip)
                 loss.backward()
                 spoiled += [] if loss.isfinite() else rows
-                sums.update({name: count.item() for name, count in counts.items()} | {
-                    "loss": loss.item(), "entropy": entropy.sum().item(), "tokens": int(mask.sum())})
+                counts |= {"loss": loss.detach(), "entropy": entropy.sum(), "tokens": mask.sum()}
+                sums.update({name: count.item() for name, count in counts.items()})
             norms.append(apply_gradients(policy, optimizer))
+            # or: finite losses, whose gradients add up to inf
             if not math.isfinite(norms[-1]):
-                # or: finite losses, whose gradients add up to inf
                 raise NotFinite(sorted(spoiled or active))
-    tokens = sums.pop("tokens", 0)
-    return {"loss": sums.pop("loss", 0.0) / len(norms), "grad_norm": sum(norms) / len(norms),
+    tokens, loss = sums.pop("tokens", 0), sums.pop("loss", 0.0)
+    return {"loss": loss / len(norms), "grad_norm": sum(norms) / len(norms),
             **{name.replace("clip_", "clip_ratio/"): count / tokens for name, count in sums.items()}}
 
 
@@ -223,7 +221,7 @@ def forward(model, rollouts, rows, micro_batch_tokens, temperature, dtype):
     prompts, completions = (rollouts[i].sum(1).tolist() for i in (1, 3))
     # the longest prompt and completion of the last batch
     batches, left, right = [], 0, 0
-    for row in sorted(rows, key=lambda row: prompts[row] + completions[row]):
+    for row in sorted(rows, key=lambda row: (prompts[row] + completions[row], row)):
         left, right = max(left, prompts[row]), max(right, completions[row])
         if not batches or (len(batches[-1]) + 1) * (left + right) > micro_batch_tokens:
             batches.append([])

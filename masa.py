@@ -25,14 +25,19 @@ from dataclasses import dataclass, field
 import torch
 
 from eval import evaluate
-from gating import length_budget, should_skip, silent_mass, word_features
+from gating import length_budget, should_skip, silent_mass
 from grpo import NotFinite, group_advantages, imitate, update
-from lab.flags import Config, command_line
+from lab.command import command_line
+from lab.flags import Config
+from lab.reading import FEATURES, number_mass
 from lab.run import Run
 from rewards import REWARDS, correct_expert, format_meta, meta_rewards
-from rollout import Group, Sampler, concat, hintable, pad_rows
+from rollout import Group, Sampler, concat, pad_rows
+from tasks.prompts import hintable
 
-CLONE_SIZE, CLONE_UPDATES = 128, 5      # experts that are collected, and supervised steps on them: the paper's
+# experts that are collected, and supervised steps on them: the paper's
+CLONE_SIZE, CLONE_UPDATES = 128, 5
+PILOT = 2                               # solutions that --gate-by pilot looks at first
 MAX_ROUNDS = 4                          # of drawing problems in a step, of refilling and of dynamic sampling
 
 
@@ -43,17 +48,16 @@ def train(config: Config) -> Run:
         for _ in run.steps():                                   # each seeded; evaluates and saves in between
             # Roll out: G solutions of every problem. MASA 1: and M predictions of how they will go.
             # MASA-efficient 1: gate and cut by predictions, and solve only what is worth it.
+            roll_out = predict_first if config.algo == "masa-efficient" else solve_all
             with run.sampling():
-                if config.algo == "masa-efficient":
-                    batch = predict_first(sampler, run)
-                else:
-                    batch = sample_dynamically(sampler, run) if config.dynamic_sampling else solve_all(sampler, run)
+                batch = (sample_dynamically if config.dynamic_sampling else roll_out)(sampler, run)
 
             # Reward a solution for being right, and compare it with the other solutions of its problem.
             batch.rewards = torch.tensor([float(c) for group in batch.groups for c in group.correct])
             keep = torch.tensor([not (config.mask_cut and c) for group in batch.groups for c in group.cut])
             advantages = group_advantages(batch.rewards, config.group_size, keep)[keep]
-            rollouts = concat([group.solutions for group in batch.groups]).select(keep.nonzero().flatten().tolist())
+            rollouts = concat([group.solutions for group in batch.groups])
+            rollouts = rollouts.select(keep.nonzero()[:, 0].tolist())
 
             if config.algo != "grpo" and config.meta_group_size:
                 # MASA 2 (eq. 1 to 4): reward a prediction for agreeing with the solutions of its own problem.
@@ -69,7 +73,7 @@ def train(config: Config) -> Run:
                 metrics = update(run.policy, run.optimizer, rollouts.tokens, advantages.to(run.device),
                                  weight=config.problems_per_step / len(batch.groups), **run.update_settings())
                 # MASA-efficient 2: imitate the best predictions, with their numbers corrected.
-                if config.algo == "masa-efficient" and config.clone:
+                if config.algo == "masa-efficient" and config.clone and config.meta_group_size:
                     metrics |= clone_experts(batch, run)
             except NotFinite as error:
                 metrics = run.skip_update(batch, error.rows)
@@ -81,9 +85,11 @@ def train(config: Config) -> Run:
 
 @dataclass
 class Batch:
-    """What a step learns from. wasted: tokens sampled of problems that are not in it. metrics: what else is logged.
+    """What a step learns from. wasted: tokens sampled of problems that are not in it. metrics: what else is
+    logged.
 
-    rewards: [N * G]. terms: N * M dicts of the three rewards. meta_rewards: what predictions are trained on, [N * M].
+    rewards: [N * G]. terms: N * M dicts of the three rewards. meta_rewards: what predictions are trained on,
+    [N * M].
     """
     groups: list[Group]
     wasted: int = 0
@@ -140,9 +146,11 @@ def solve_all(sampler: Sampler, run: Run) -> Batch:
 
 
 def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
-    """DAPO's dynamic sampling (arXiv 2503.14476): solve, and throw away groups without variance until enough are left.
+    """DAPO's dynamic sampling (arXiv 2503.14476): solve, and throw away groups without variance until enough
+    are left.
 
-    It pays G solutions for what it throws away, where MASA-efficient reads a prompt or pays M short predictions.
+    It pays G solutions for what it throws away, where MASA-efficient reads a prompt or pays M short
+    predictions.
     """
     config, kept, thrown = run.config, [], []
     for _ in range(MAX_ROUNDS):
@@ -152,7 +160,8 @@ def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
             (thrown if group.silent or len(kept) == config.problems_per_step else kept).append(group)
         if len(kept) == config.problems_per_step:
             break
-    kept = kept or [thrown.pop()]                               # nothing to learn: a step that changes nothing
+    # nothing to learn: a step that changes nothing
+    kept = kept or [thrown.pop()]
     return Batch(kept, wasted=sum(sum(group.solutions.lengths) for group in thrown),
                  metrics={"problems_drawn": len(kept) + len(thrown), "problems_kept": len(kept)})
 
@@ -160,44 +169,46 @@ def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
 # --- MASA-efficient: predict, skip, cut, solve --------------------------------------------------------------
 
 def predict_first(sampler: Sampler, run: Run) -> Batch:
-    """Skip what is hopeless or trivial, predict the rest, stop what rambles; learn from all of it how right that was.
+    """Skip what is hopeless or trivial, predict the rest, stop what rambles; learn how right that was.
 
-    Both rules are followed from step --gate-start on, as long as their audits trust them (ours), and then a random share
-    of what they flag is let through, so that the audits go on (ours).
+    Both rules are followed from step --gate-start on, as long as their audits trust them (ours), and then a
+    random share of what they flag is let through, so that the audits go on (ours).
     """
-    config = run.config
-    started = run.state["step"] >= config.gate_start
-    groups, skipped = gate(sampler, run, config.gate and started and run.gate_audit.trusted(config.gate_trust))
-    predict(sampler, [group for group in groups if not group.metas], config)
+    config, started = run.config, run.state["step"] >= run.config.gate_start
+    gating = config.gate and started and run.gate_audit.trusted(config.gate_trust)
     cutting = config.cutoff and started and run.cutoff_audit.trusted(config.cutoff_trust)
+    groups, skipped = gate(sampler, run, gating)
+    predict(sampler, [group for group in groups if not group.metas], config)
     limits = [cutoff(group, run, cutting) for group in groups]
-    sampler.solve(groups, config.group_size)
+    sampler.solve(groups, config.group_size - (PILOT if config.gate_by == "pilot" else 0))
+    if config.gate_by in FEATURES:
+        counts = [sum(group.correct) for group in groups]
+        run.reader.add(torch.cat([group.features for group in groups]), counts)
+        run.reader.fit()
 
     # Audits: was a flagged group without variance, would a solution over its limit have been wrong?
-    share = config.audit_fraction if skipped else 1.0
     run.gate_audit.add([group.silent for group in groups if group.flagged],
-                       sum(group.silent and not group.flagged for group in groups), share)
+                       sum(group.silent and not group.flagged for group in groups),
+                       (config.audit_fraction or 1.0) if gating else 1.0)
     rows = [(length > limit, not right, cut) for group, limit in zip(groups, limits)
             for length, right, cut in zip(group.solutions.lengths, group.correct, group.cut)]
     run.cutoff_audit.add([wrong for over, wrong, _ in rows if over],
                          sum(wrong and not over and not cut for over, wrong, cut in rows),
-                         config.audit_fraction if cutting else 1.0)
-    if config.gate_by in FEATURES:
-        run.reader.add(torch.cat([group.features for group in groups]), [sum(group.correct) for group in groups])
-        run.reader.fit()
-    drawn = len(groups) + len(skipped)
-    return Batch(groups, wasted=sum(sum(group.metas.lengths) for group in skipped if group.metas), metrics={
-        "gate/share": len(skipped) / drawn, "problems_drawn": drawn, "problems_kept": len(groups),
-        "cutoff/share": sum(cut for *_, cut in rows) / len(rows), "cutoff/mean_budget": sum(limits) / len(limits),
+                         (config.audit_fraction or 1.0) if cutting else 1.0)
+    thrown = [part for group in skipped for part in (group.metas, group.solutions) if part]
+    return Batch(groups, wasted=sum(sum(part.lengths) for part in thrown), metrics={
+        "gate/share": len(skipped) / (len(groups) + len(skipped)),
+        "problems_drawn": len(groups) + len(skipped), "problems_kept": len(groups),
+        "cutoff/share": sum(cut for *_, cut in rows) / len(rows),
+        "cutoff/mean_budget": sum(limits) / len(limits),
         **{f"gate/{name}": value for name, value in run.gate_audit.figures().items()},
         **{f"cutoff/{name}": value for name, value in run.cutoff_audit.figures().items()}})
 
 
 def gate(sampler: Sampler, run: Run, trusted: bool) -> tuple[list[Group], list[Group]]:
-    """Draw until enough problems are worth solving, in at most MAX_ROUNDS rounds: groups to solve, and skipped ones.
+    """Draw until enough problems are worth solving, in at most MAX_ROUNDS rounds: (to solve, skipped).
 
-    Drawing others in the place of skipped problems is ours. If every problem is flagged, the first ones are solved all
-    the same.
+    Drawing others in place of skipped problems is ours. If all are flagged, the first are solved still.
     """
     config, kept, skipped = run.config, [], []
     for _ in range(MAX_ROUNDS if config.refill else 1):
@@ -213,30 +224,28 @@ def gate(sampler: Sampler, run: Run, trusted: bool) -> tuple[list[Group], list[G
     return kept, skipped
 
 
-# Ours: what gating may read instead of asking, [N, D] of N groups. `words` and `level` are controls for `state`.
-FEATURES = {"state": lambda sampler, groups: sampler.states(groups),
-            "words": lambda sampler, groups: word_features([group.problem.text for group in groups]),
-            "level": lambda sampler, groups: word_features([group.problem.level.replace(" ", "_") for group in groups])}
-
-
 def flag(sampler: Sampler, groups: list[Group], run: Run) -> None:
-    """Flag the groups that will have no variance. A new rule is a branch here, or a row of FEATURES."""
+    """Flag groups that will have no variance. A new rule is a branch here, or a row of reading.FEATURES."""
     config = run.config
-    if config.gate_by in FEATURES:
+    if config.gate_by in FEATURES:                              # ours: read a mass before anything is sampled
         features = FEATURES[config.gate_by](sampler, groups)
         probabilities = run.reader.probabilities(features)
         for i, group in enumerate(groups):
             group.features = features[i:i + 1]
-            group.flagged = probabilities is not None and silent_mass(probabilities[i]).item() >= config.gate_mass
-        return
-    predict(sampler, groups, config)
-    for group in groups:
-        if config.gate_by == "said":                            # the paper's
-            rates = [p.pass_rate for p in group.predictions]
-            group.flagged = should_skip(rates, config.gate_std, config.gate_margin)
-        else:
-            mass = silent_mass(sampler.number_probabilities(group))
-            group.flagged = len(mass) > 0 and mass.mean().item() >= config.gate_mass
+            mass = 0.0 if probabilities is None else silent_mass(probabilities[i])
+            group.flagged = bool(mass >= config.gate_mass)
+    elif config.gate_by == "pilot":                             # a control: two solutions, no prediction
+        sampler.solve(groups, PILOT)
+        for group in groups:
+            group.flagged = group.silent
+    else:
+        predict(sampler, groups, config)
+        for group in groups:
+            if config.gate_by == "said":                        # the paper's
+                rates = [p.pass_rate for p in group.predictions]
+                group.flagged = should_skip(rates, config.gate_std, config.gate_margin)
+            else:                                               # ours: the probabilities behind what is said
+                group.flagged = number_mass(sampler, group) >= config.gate_mass
 
 
 def cutoff(group: Group, run: Run, trusted: bool) -> int:
@@ -271,9 +280,8 @@ def clone_experts(batch: Batch, run: Run) -> dict:
         return {}
     prompts, completions = zip(*run.experts)
     run.experts = []
-    run.set_learning_rate(run.config.clone_learning_rate)
     examples = (*pad_rows(prompts, left=True, device=run.device), *pad_rows(completions, device=run.device))
-    return {"clone/loss": imitate(run.policy, run.optimizer, examples, CLONE_UPDATES,
+    return {"clone/loss": imitate(run.policy, run.cloner, examples, CLONE_UPDATES,
                                   run.config.micro_batch_tokens, run.dtype)}
 
 

@@ -36,11 +36,14 @@ KEYS = ("math_notion", "pass_rate", "solution_length")
 
 # Words without content; matched against solutions they would be right for free. So would the answer's format.
 FUNCTION_WORDS = frozenset(
-    "boxed a about after all also an and any are as at be because been both but by can could do does each finally "
-    "first for from get give given has have hence here how i if in into is it its let may more must n next no not "
-    "now of on one only or other our over same should since so some such than that the their them then there "
-    "therefore these they this those thus to up us use was we were what when where which will with would x y "
-    "you".split())
+    "boxed a about after all also an and any are as at be because been both but by can could do does each "
+    "finally first for from get give given has have hence here how i if in into is it its let may more must "
+    "n "
+    "next no not now of on one only or other our over same should since so some such than that the their "
+    "them "
+    "then there therefore these they this those thus to up us use was we were what when where which will "
+    "with "
+    "would x y you".split())
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,8 @@ def notion_reward(notions: Iterable[str] | None, problem: str, completions: list
 REWARDS = {
     "length": lambda p, g: length_reward(p.solution_length, g["lengths"], g["correct"]),
     "difficulty": lambda p, g: difficulty_reward(p.pass_rate, g["correct"]),
-    "notion": lambda p, g: notion_reward(p.notions, g["problem"], g["completions"], g["correct"], g["variant"])}
+    "notion": lambda p, g: notion_reward(p.notions, g["problem"], g["completions"], g["correct"],
+                                         g["variant"])}
 
 
 def meta_rewards(prediction: MetaPrediction, problem: str, completions: list[str], lengths: list[int],
@@ -177,14 +181,17 @@ def correct_expert(predictions: list[MetaPrediction], notion_rewards: list[float
 
     An expert of MASA's behaviour cloning: the policy is trained on `format_meta` of it, which earns full
     length and difficulty reward. predictions, notion_rewards: M. lengths, correct: tokens and grades of the G
-    solutions. None if no notion reward is at least `least`, or if no solution is right.
+    solutions. The length is the mean of the right solutions, or of all if none is right. None if some are
+    right and no notion reward is at least `least`. (Published cloning takes no expert where none is right: it
+    never hears "0 of 8".)
     """
     best = max(range(len(predictions)), key=lambda i: notion_rewards[i])
     right = [length for length, c in zip(lengths, correct) if c]
-    if notion_rewards[best] < least or not right:
+    if right and notion_rewards[best] < least:
         return None
+    told = right or lengths
     return replace(predictions[best], pass_rate=round(ATTEMPTS * len(right) / len(correct)),
-                   solution_length=round(sum(right) / len(right)))
+                   solution_length=round(sum(told) / len(told)))
 
 
 @lru_cache(maxsize=64)

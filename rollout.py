@@ -1,96 +1,27 @@
-"""Rollouts: what the policy is asked on both paths, and what it answers, sampled with Hugging Face's
-`generate`.
+"""Rollouts: solutions and predictions of the policy, sampled with Hugging Face's `generate`.
 
-The *solution* prompt asks for reasoning and a boxed answer; the *meta* prompt asks the same policy to
-predict, before solving, how its own solutions will go. Token ids are kept from sampling to training: text
-that is decoded for the graders is never tokenised again. Prompts are padded on the left, completions on the
-right, and `mask` marks by position, not by value, the tokens that were sampled, with the terminating EOS: pad
-may equal EOS, and several tokens may end a completion.
+Token ids are kept from sampling to training: text that is decoded for the graders is never tokenised again.
+Prompts are padded on the left, completions on the right, and `mask` marks by position, not by value, the
+tokens that were sampled, with the terminating EOS: pad may equal EOS, and several tokens may end a
+completion.
 """
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grpo import Tokens, head_of, take
+from grpo import Tokens, take
 from rewards import MetaPrediction, parse_meta
 from tasks.grader import grade
 from tasks.problems import Problem
+from tasks.prompts import encode, meta_messages, solution_messages
 
-SOLUTION = "Reason step by step, and put the final answer in \\boxed{}."
-META_SYSTEM = "You predict how your own attempts at a problem will go. You do not solve it."
-META = (
-    "Before anyone solves this problem, predict how your own solutions of it will go. First reason briefly "
-    "between <meta> and </meta>: what does it take, and where do you slip? Then write one JSON object with "
-    "three keys. "
-    '"math_notion": a list of concepts that your solution will use and the problem does not mention. '
-    '"pass_rate": of 8 attempts of yours, how many will be right, an integer from 0 to 8. '
-    '"solution_length": how many tokens one attempt will take, an integer from 1 to {budget}.')
-HINT = "These concepts may help: {notions}."
-# The fixed parts of all prompts; the toy world's tokenizer has a token for each.
-PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT)
-           for part in re.split("{budget}|{notions}", template) if part.strip(".")]
-
-
-# --- What the policy is asked -----------------------------------------------------------------------------
-
-def solution_messages(problem: str, notions: Iterable[str] = (), instruction: str | None = None) -> list:
-    """The chat that asks for a solution of a problem's text, and passes on predicted notions if there are
-    any."""
-    hints = [HINT.replace("{notions}", ", ".join(notions))] if notions else []
-    return [{"role": "user", "content": "\n\n".join([problem, *hints, instruction or SOLUTION])}]
-
-
-def meta_messages(problem: str, budget: int) -> list[dict]:
-    """The chat that asks for a meta prediction; `budget` is the most tokens that a *solution* may take."""
-    return [{"role": "system", "content": META_SYSTEM},
-            {"role": "user", "content": f"{problem}\n\n{META.replace('{budget}', str(budget))}"}]
-
-
-def encode(tokenizer, messages: list[dict], thinking: bool = False) -> list[int]:
-    """The token ids of a chat, ready to be completed.
-
-    `thinking` sets the switch of chat templates that have one (Qwen3's `enable_thinking`). A base model
-    without a chat template gets the texts separated by blank lines.
-    """
-    if tokenizer.chat_template is None:
-        ids = tokenizer("\n\n".join(message["content"] for message in messages) + "\n\n")["input_ids"]
-        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids       # a text to go on with has not ended
-
-    def fill(messages):
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
-
-    try:
-        text = fill(messages)
-    except TemplateError:               # some templates refuse a system message
-        text = fill([{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}])
-    return tokenizer(text, add_special_tokens=False)["input_ids"]       # the template has written them
-
-
-def control_tokens(tokenizer) -> set[str]:
-    """The texts that become control tokens: those with a role, such as eos, and others, such as Llama's
-    headers."""
-    return {*tokenizer.all_special_tokens,
-            *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)}
-
-
-def hintable(notions: Iterable[str] | None, tokenizer) -> list[str]:
-    """Predicted notions as they may stand in a prompt: short, on one line, without control tokens."""
-    control = control_tokens(tokenizer)
-    lines = [" ".join(notion.casefold().split()) for notion in notions or ()]
-    return [line for line in lines if 0 < len(line) <= 100 and not any(token in line for token in control)]
-
-
-# --- What it answers --------------------------------------------------------------------------------------
 
 @dataclass
 class Rollouts:
@@ -151,10 +82,10 @@ def pad_rows(rows: list[list[int]], left: bool = False, pad: int = 0, device=Non
 class Group:
     """A problem, the M predictions made about it, and its G solutions: what is compared with one another.
 
-    budgets, hints: of solutions 0, 1, ..., in turn: the most tokens it may take, notions for its prompt. metas,
-    solutions: Rollouts of M and G rows, None until they are sampled. predictions: M of them. correct: the G grades.
-    cut: which solutions the cutoff has stopped before their answer. features: [1, D], what gating reads. flagged: would
-    gating skip it?
+    budgets, hints: of solutions 0, 1, ..., in turn: the most tokens it may take, notions for its prompt.
+    metas, solutions: Rollouts of M and G rows, None until they are sampled. predictions: M of them. correct:
+    the G grades. cut: which solutions the cutoff has stopped before their answer. features: [1, D], what
+    gating reads. flagged: would gating skip it?
     """
     problem: Problem
     budgets: list[int]
@@ -177,8 +108,9 @@ class Group:
 class Sampler:
     """How `policy` answers; training and evaluation sample through it alike.
 
-    budget, meta_budget: tokens. max_tokens: see `generate`. instruction, grade: how a solution is asked for (None:
-    SOLUTION), and whether a completion is right, given the Problem. prefilled: prompt tokens that were read.
+    budget, meta_budget: tokens. max_tokens: see `generate`. instruction, grade: how a solution is asked for
+    (None: SOLUTION), and whether a completion is right, given the Problem. prefilled: prompt tokens that were
+    read.
     """
     policy: torch.nn.Module
     tokenizer: object
@@ -201,69 +133,24 @@ class Sampler:
             group.predictions = [parse_meta(text, self.budget) for text in group.metas.texts]
 
     def solve(self, groups: list[Group], size: int) -> None:
-        """Give each group `size` solutions within its budgets, and their grades."""
+        """Give each group `size` more solutions within its budgets, and their grades."""
         chats = [solution_messages(group.problem.text, group.hints[j % len(group.hints)], self.instruction)
                  for group in groups for j in range(size)]
         budgets = [group.budgets[j % len(group.budgets)] for group in groups for j in range(size)]
         rollouts = self.complete(chats, budgets)
         for i, group in enumerate(groups):
-            group.solutions = rollouts.select(list(range(i * size, (i + 1) * size)))
-            group.correct = [self.grade(text, group.problem) for text in group.solutions.texts]
-            finished = group.solutions.finished.tolist()
-            group.cut = [not finished[j] and not group.correct[j] and budgets[i * size + j] < self.budget
-                         for j in range(size)]
+            new = rollouts.select(list(range(i * size, (i + 1) * size)))
+            right = [self.grade(text, group.problem) for text in new.texts]
+            group.cut += [not c and not finished and budget < self.budget for c, finished, budget
+                          in zip(right, new.finished.tolist(), budgets[i * size:(i + 1) * size])]
+            group.correct += right
+            group.solutions = new if group.solutions is None else concat([group.solutions, new])
 
     def complete(self, chats: list[list[dict]], budgets: list[int]) -> Rollouts:
         prompts = [encode(self.tokenizer, chat, self.thinking) for chat in chats]
         self.prefilled += sum(map(len, set(map(tuple, prompts))))
         return generate(self.policy, self.tokenizer, prompts, budgets, self.temperature, self.top_p,
                         self.max_tokens)
-
-    @torch.no_grad()
-    def states(self, groups: list[Group]) -> Tensor:
-        """The policy's hidden states at the last token of each problem's prompt, of four layers: [N, D], on the CPU.
-
-        What the policy knows about a problem before it writes a token: N prompts are read, nothing is sampled.
-        """
-        prompts = [encode(self.tokenizer, solution_messages(group.problem.text, (), self.instruction), self.thinking)
-                   for group in groups]
-        self.prefilled += sum(map(len, prompts))
-        ids, mask = pad_rows(prompts, left=True, device=self.policy.device)
-        layers = self.read(ids, mask, output_hidden_states=True).hidden_states
-        chosen = sorted({round(i * (len(layers) - 1) / 4) for i in (1, 2, 3, 4)})
-        return torch.cat([layers[i][:, -1].float() for i in chosen], 1).cpu()
-
-    @torch.no_grad()
-    def number_probabilities(self, group: Group) -> Tensor:
-        """The policy's distribution over 0..8 where its predictions name the pass rate: [m, 9], of the m that do."""
-        sampled = [ids[keep] for ids, keep in zip(group.metas.completion_ids, group.metas.mask)]
-        places = [(row, *place) for row, ids in enumerate(sampled) if (place := number_place(self.tokenizer, ids))]
-        if not places:
-            return torch.zeros(0, 9)
-        rows, columns, numbers = map(list, zip(*places))
-        part = group.metas.select(rows)
-        ids, mask = (torch.cat(pair, 1) for pair in zip(part.tokens[:2], part.tokens[2:]))
-        before = torch.tensor(columns, device=ids.device) + part.prompt_ids.shape[1] - 1
-        hidden = self.read(ids, mask).last_hidden_state[torch.arange(len(rows)), before]
-        logits = head_of(self.policy)(hidden)
-        return logits.float().gather(1, torch.tensor(numbers, device=ids.device)).softmax(-1).cpu()
-
-    def read(self, ids: Tensor, mask: Tensor, **wanted):
-        """The output of the policy below its LM head for ids and mask, [B, T]."""
-        with sampling_mode(self.policy):
-            return self.policy.base_model(ids, attention_mask=mask.long(), position_ids=positions(mask),
-                                          use_cache=False, **wanted)
-
-
-def number_place(tokenizer, ids: Tensor) -> tuple[int, list[int]] | None:
-    """Where the token ids of a prediction name the pass rate, and what nine tokens would name 0..8 there."""
-    text = ""
-    for place, piece in enumerate(tokenizer.batch_decode(ids[:, None])):
-        text += piece
-        if re.search(r'"pass_rate"\s*:\s*[0-8]$', text):
-            others = [tokenizer(piece.replace(text[-1], str(k)), add_special_tokens=False)["input_ids"] for k in range(9)]
-            return (place, [other[0] for other in others]) if all(len(other) == 1 for other in others) else None
-    return None
 
 
 # --- Sampling ---------------------------------------------------------------------------------------------
@@ -351,7 +238,8 @@ def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends):
     elif width > 1:                 # read each prompt once, up to its last token, and give every row a copy
         prompts, copies = torch.unique(torch.cat([ids, mask], 1), dim=0, return_inverse=True)
         once, read = prompts[:, :width - 1], prompts[:, width:-1]
-        model.base_model(once, attention_mask=read, position_ids=positions(read), past_key_values=cache, use_cache=True)
+        model.base_model(once, attention_mask=read, position_ids=positions(read), past_key_values=cache,
+                         use_cache=True)
         cache.batch_select_indices(copies)
     while len(rows):
         left = int(limits[rows].max()) - done
@@ -389,8 +277,7 @@ def sampling_mode(model):
 
 
 def eos_ids(model, tokenizer) -> list[int]:
-    """All token ids that end a completion: those of the tokenizer and of the checkpoint's generation
-    config."""
+    """All token ids that end a completion: the tokenizer's, and those of the generation config."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in [*configured, tokenizer.eos_token_id] if token is not None})

@@ -1,15 +1,12 @@
-"""Every flag of masa.py and eval.py: its default on the laptop, its help, its bounds; and the presets for
-larger runs.
+"""Every flag of masa.py and eval.py: its default on the laptop, its help, its bounds; and the presets.
 
 A new flag is one line here. `tools/reference.py` writes docs/flags.md from this file.
 """
 
-import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-import torch
 from transformers import HfArgumentParser
 
 SEEDS = 2**31 - 1
@@ -31,14 +28,14 @@ def flag(default, text, least=None, above=None, most=None):
 class Essentials:
     _argument_group_name = "what most runs need"
     model: str = flag("toy", "the policy: toy (built in), a local folder, or a model id of the hub")
-    data: str | None = flag(None, "problems: toy, a .parquet/.jsonl/.json/.csv file, or a dataset id of the hub")
+    data: str | None = flag(None, "problems: toy, a file (.parquet, .jsonl, .json, .csv), or a hub id")
     data_split: str = flag("train", "split of a dataset of the hub")
     eval_data: str | None = flag(None, "held-out problems; by default some that are taken out of --data")
     algo: Literal["grpo", "masa", "masa-efficient"] = flag(
         "masa", "grpo: solutions; masa: and predictions; masa-efficient: predictions decide what is solved")
     preset: Literal["toy", "gpu", "paper"] | None = flag(
-        None, "values for the flags that are not given: toy, gpu (one card), paper; toy goes with the toy model")
-    steps: int = flag(80, "training steps", least=1)
+        None, "values for flags that are not given: gpu (one card), paper; toy goes with the toy model")
+    steps: int = flag(60, "training steps", least=1)
     seed: int = flag(0, "of the order of problems and of sampling", least=0, most=SEEDS)
     output: str | None = flag(None, "folder of the run; by default runs/MODEL-DATA-ALGO-SEED")
     resume: bool = flag(False, "go on with the run in the output folder")
@@ -49,7 +46,7 @@ class Sampling:
     _argument_group_name = "sampling"
     problems_per_step: int = flag(16, "problems per training step", least=1)
     group_size: int = flag(8, "G, solutions per problem", least=2)
-    meta_group_size: int = flag(8, "M, meta predictions per problem; 0 for none, with masa-efficient", least=0)
+    meta_group_size: int = flag(8, "M, meta predictions per problem; masa-efficient may have 0", least=0)
     max_new_tokens: int = flag(192, "budget of a solution, in tokens", least=1)
     max_meta_tokens: int = flag(32, "budget of a meta prediction, in tokens", least=1)
     max_prompt_tokens: int = flag(128, "problems with longer prompts are left out", least=1)
@@ -63,29 +60,29 @@ class Method:
     _argument_group_name = "the method"
     notion_variant: Literal["count", "rate"] = flag("count", "of the notion reward; count is the paper's")
     meta_reward: Literal["aligned", "shuffled", "length", "difficulty", "notion", "none"] = flag(
-        "aligned", "reward of predictions: the method's, or a control: shuffled within the group, one term, none")
+        "aligned", "reward of predictions: the method's, or a control: shuffled in the group, one term, none")
     dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
-    gate_start: int = flag(5, "k, steps of masa-efficient in which everything is still solved", least=0)
+    gate_start: int = flag(3, "k, steps of masa-efficient in which everything is still solved", least=0)
     gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
-    gate_by: Literal["said", "number", "state", "words", "level"] = flag(
-        "state", "what gating goes by: said: M predictions (the paper's); number: the policy's probabilities where they "
-        "name the pass rate; state: its hidden states at the end of the prompt; words, level: controls for state")
-    gate_mass: float = flag(0.9, "skip if P(all wrong) + P(all right) is at least this, unless by what is said",
+    gate_by: Literal["said", "number", "state", "words", "level", "pilot"] = flag(
+        "state", "what gating goes by: said: M predictions (the paper's); number: the policy's probabilities "
+        "where they name the pass rate; state: its hidden states after the prompt; words, level, pilot: controls")
+    gate_mass: float = flag(0.9, "skip if P(all wrong) + P(all right) is at least this; not with said",
                             above=0, most=1)
-    gate_std: float = flag(0.1, "predicted pass rates agree if their standard deviation is below this", least=0)
+    gate_std: float = flag(0.1, "predicted pass rates agree if their std is below this", least=0)
     gate_margin: float = flag(1 / 16, "and are trivial or impossible if their mean is this near to 1 or 0",
                               least=0, most=1)
-    gate_trust: float = flag(0.7, "skip only while the audited precision is above this with 95 %% confidence; "
-                             "0: always", least=0, most=1)
+    gate_trust: float = flag(0.7, "skip only while the audited precision is above this, with 95 %% "
+                             "confidence; 0: always", least=0, most=1)
     refill: bool = flag(True, "draw and predict more problems in place of the skipped ones")
     cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
     cutoff_factor: float = flag(2.0, "times the mean predicted length is where", above=0)
-    cutoff_trust: float = flag(0.9, "stop only while the audited precision is above this with 95 %% confidence; "
-                               "0: always", least=0, most=1)
+    cutoff_trust: float = flag(0.9, "stop only while the audited precision is above this, with 95 %% "
+                               "confidence; 0: always", least=0, most=1)
     cutoff_min: int = flag(16, "tokens that a solution may always take", least=1)
-    audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at after all",
+    audit_fraction: float = flag(0.05, "share of flagged problems, and of solutions, that are let through",
                                  least=0, most=1)
-    mask_cut: bool = flag(False, "leave cut solutions out of gradient and baseline; by default they count as wrong")
+    mask_cut: bool = flag(False, "leave cut solutions out of the update; by default they are wrong")
     clone: bool = flag(True, "imitate the best predictions, with their numbers corrected")
     clone_learning_rate: float = flag(4e-4, "of these supervised steps", above=0)
 
@@ -101,14 +98,14 @@ class Optimisation:
     clip_low: float = flag(0.2, "the ratio is clipped at 1 - clip_low", above=0)
     clip_high: float = flag(0.28, "the ratio is clipped at 1 + clip_high", above=0)
     aggregation: Literal["token", "sequence", "constant"] = flag(
-        "token", "mean of the loss over tokens (DAPO), over rollouts (GRPO), or by a constant length (Dr. GRPO)")
+        "token", "mean of the loss over tokens (DAPO), rollouts (GRPO), or by a constant (Dr. GRPO)")
     beta: float = flag(0.0, "weight of the KL penalty against the initial policy", least=0)
 
 
 @dataclass
 class Reporting:
     _argument_group_name = "evaluation and reports"
-    eval_problems: int = flag(64, "held-out problems of the evaluations before, during and after; 0 for none", least=0)
+    eval_problems: int = flag(64, "held-out problems of the evaluations; 0 for none", least=0)
     eval_samples: int = flag(8, "solutions, and meta predictions, per held-out problem", least=1)
     eval_every: int = flag(20, "steps between evaluations; 0 for only before and after", least=0)
     show_every: int = flag(20, "steps between rollouts shown in full; 0 for never", least=0)
@@ -122,8 +119,8 @@ class Machine:
     device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
     bf16: bool | None = flag(None, "compute in bfloat16, with float32 weights; by default on cuda")
     max_tokens: int = flag(65_536, "tokens of rollouts that are generated at once", least=1)
-    micro_batch_tokens: int = flag(4096, "tokens per forward and backward pass; does not change the gradient", least=1)
-    gradient_checkpointing: bool | None = flag(None, "recompute activations to save memory; by default on cuda")
+    micro_batch_tokens: int = flag(4096, "tokens per forward and backward pass", least=1)
+    gradient_checkpointing: bool | None = flag(None, "recompute activations: less memory; by default on cuda")
     trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
 
 
@@ -154,8 +151,8 @@ class Config(*reversed(GROUPS)):
         config.data = config.data or "toy"
         path = Path(config.model)
         names = [path.parent.name if path.name == "checkpoint" else path.name, Path(config.data).stem]
-        names = [name.lower() for name in dict.fromkeys(names)] + ["grpo-dynamic" if config.dynamic_sampling else config.algo]
-        config.output = config.output or f"runs/{'-'.join(names)}-{config.seed}"
+        names = [*dict.fromkeys(names), "grpo-dynamic" if config.dynamic_sampling else config.algo]
+        config.output = config.output or f"runs/{'-'.join(names).lower()}-{config.seed}"
         config.check()
         return config
 
@@ -163,27 +160,26 @@ class Config(*reversed(GROUPS)):
 @dataclass
 class EvalConfig:
     """All flags of an evaluation."""
-    model: str = flag("toy", "the policy: toy (built in), a folder such as runs/toy-masa-0/checkpoint, or a hub id")
-    data: str = flag("toy", "problems, separated by commas: toy, benchmarks (docs/benchmarks.md lists them), NAME=FILE "
-                     "for a local copy of one, other files, or dataset ids of the hub")
+    model: str = flag("toy", "the policy: toy, a folder such as runs/toy-masa-0/checkpoint, or a hub id")
+    data: str = flag("toy", "problems, separated by commas: toy, benchmarks (docs/benchmarks.md lists them), "
+                     "NAME=FILE for a local copy of one, other files, or dataset ids of the hub")
     samples: int = flag(8, "n, solutions per problem; the paper has 32", least=1)
     metas: int = flag(8, "M, meta predictions per problem; 0 for none", least=0)
-    hints: bool = flag(False, "solve also with predicted notions in the prompt, and report the paired difference")
+    hints: bool = flag(False, "solve also with predicted notions in the prompt, and compare")
     temperature: float = flag(0.6, "of sampling; 0 takes the likeliest token", least=0)
     top_p: float = flag(1.0, "probability of the tokens that are sampled from", above=0, most=1)
-    max_new_tokens: int | None = flag(None, "budget of a solution; by default 192 for toy, 3072 else", least=1)
-    max_meta_tokens: int | None = flag(None, "budget of a meta prediction; by default 32 for toy, 768 else", least=1)
-    limit: int | None = flag(None, "problems of each set, always the same sample; by default all, or 200 toy", least=1)
+    max_new_tokens: int | None = flag(None, "budget of a solution; 192 for toy, 3072 else", least=1)
+    max_meta_tokens: int | None = flag(None, "budget of a prediction; 32 for toy, 768 else", least=1)
+    limit: int | None = flag(None, "problems of each set, always the same sample", least=1)
     seed: int = flag(0, "of sampling", least=0, most=SEEDS)
     thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
     output: str | None = flag(None, "the .json file to write; by default runs/eval/MODEL-DATA.json")
     compare: list[str] | None = flag(None, "no sampling: compare result files, each with the first one")
-    check_gold: bool = flag(False, "no sampling: grade each set's own answers by its grader; is it read rightly?")
+    check_gold: bool = flag(False, "no sampling: grade the answers of each set by its grader")
     allow_code_execution: bool = flag(False, "allow benchmarks that execute code which the model writes")
     device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
     bf16: bool | None = flag(None, "weights in bfloat16; by default on cuda")
-    max_tokens: int | None = flag(None, "tokens that are generated at once, 262144 by default on cuda, else 32768; "
-                                  "less needs less memory", least=1)
+    max_tokens: int | None = flag(None, "tokens generated at once: 262144 on cuda, else 32768", least=1)
     trust_remote_code: bool = flag(False, "run the python code that comes with a model of the hub")
 
     @classmethod
@@ -191,8 +187,8 @@ class EvalConfig:
         """The EvalConfig of a command line. Raises ValueError with one line if a value makes no sense."""
         config = cls(**parse_groups([cls], "Evaluate a policy. docs/evaluation.md tells more.", arguments))
         toy = "toy" in (config.model, config.data)
-        config.max_new_tokens = config.max_new_tokens or (Config.max_new_tokens if toy else GPU["max_new_tokens"])
-        config.max_meta_tokens = config.max_meta_tokens or (Config.max_meta_tokens if toy else GPU["max_meta_tokens"])
+        for name in ("max_new_tokens", "max_meta_tokens"):
+            setattr(config, name, getattr(config, name) or (getattr(Config, name) if toy else GPU[name]))
         if config.hints and not config.metas:
             raise ValueError("--hints need predictions: --metas must be at least 1")
         if config.output and not config.compare and Path(config.output).suffix != ".json":
@@ -202,15 +198,17 @@ class EvalConfig:
         return config
 
 
-GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16, max_new_tokens=3072,
-           max_meta_tokens=768, max_prompt_tokens=1024, learning_rate=1e-6, weight_decay=0.1, warmup_steps=20,
-           minibatches=1, clone_learning_rate=1e-6, cutoff_min=256, micro_batch_tokens=8_192, max_tokens=262_144,
-           eval_problems=32, eval_samples=4, checkpoint_every=10, show_every=1)
+GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16,
+           max_new_tokens=3072, max_meta_tokens=768, max_prompt_tokens=1024, cutoff_min=256,
+           learning_rate=1e-6, clone_learning_rate=1e-6, weight_decay=0.1, warmup_steps=20, minibatches=1,
+           micro_batch_tokens=8_192, max_tokens=262_144, eval_problems=32, eval_samples=4, checkpoint_every=10,
+           show_every=1)
 PRESETS = {
     "toy": {},                  # the defaults above
     "gpu": GPU,
-    "paper": GPU | dict(model="Qwen/Qwen3-8B-Base", steps=314, problems_per_step=128, group_size=16, meta_group_size=16,
-                        max_new_tokens=16_384, max_meta_tokens=4096, max_prompt_tokens=2048)}
+    "paper": GPU | dict(model="Qwen/Qwen3-8B-Base", steps=314, problems_per_step=128, group_size=16,
+                        meta_group_size=16, max_new_tokens=16_384, max_meta_tokens=4096,
+                        max_prompt_tokens=2048, gate_by="said", gate_start=20)}
 
 
 def parse_groups(groups, description, arguments=None, defaults=()):
@@ -237,21 +235,3 @@ def parse_groups(groups, description, arguments=None, defaults=()):
             if wrong:
                 raise ValueError(f"--{entry.name.replace('_', '-')} is {value}, it must be {wrong}")
     return values
-
-
-def command_line(name, run):
-    """Call `run()` as the command `name`: a mistake of the user, or of the machine, ends in one line."""
-    if hasattr(sys.stdout, "reconfigure"):
-        # a model may say what the terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        code = getattr(run(), "exit_code", 0)
-    except (ValueError, OSError) as error:
-        code = f"{name}: {error}"
-    except torch.OutOfMemoryError:
-        code = (f"{name}: out of the card's memory. Lower --max-tokens if it was while sampling, --micro-batch-tokens if "
-                "while training. The same command goes on from what was saved (masa.py with --resume)")
-    except KeyboardInterrupt:
-        code = f"\n{name}: interrupted. The same command goes on from what was saved (masa.py with --resume)"
-    if code:
-        sys.exit(code)

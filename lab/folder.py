@@ -24,8 +24,19 @@ except ImportError:             # Windows: a folder in use is not noticed there
     fcntl = None
 
 # Flags that may change when a run is resumed.
-FREE = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset", "output",
-        "micro_batch_tokens", "gradient_checkpointing"}
+FREE = {
+    "steps",
+    "resume",
+    "checkpoint_every",
+    "report_to",
+    "max_tokens",
+    "show_every",
+    "device",
+    "preset",
+    "output",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+}
 
 
 def write_whole(path, text):
@@ -88,7 +99,8 @@ class RunFolder:
             raise ValueError(f"{path} already holds a run: add --resume to go on with it, or choose another "
                              "folder with --output")
         if resume and not started:
-            raise ValueError(f"{path} holds no run to resume: leave out --resume, or name its folder with --output")
+            raise ValueError(f"{path} holds no run to resume: leave out --resume, or name its folder with "
+                             "--output")
         try:
             self.claim(config, resume)
         except BaseException:
@@ -104,11 +116,15 @@ class RunFolder:
             return
         stored = read_json(self.path / "config.json")           # other flags would continue another run
         stored = stored if isinstance(stored, dict) else {}
+        for name in ("max_tokens", "micro_batch_tokens"):
+            if stored.get(name) != config[name]:
+                print(f"--{name.replace('_', '-')} was {stored.get(name)}, now {config[name]}: the run goes "
+                      "on, but not with the numbers that it would have drawn")
         changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
                    if name not in FREE and stored.get(name) != value]
         if changed:
-            raise ValueError(f"{self.path} was started with other flags: {'; '.join(changed)}. Give the same ones, or "
-                             "start another run with --output")
+            raise ValueError(f"{self.path} was started with other flags: {'; '.join(changed)}. Give the same "
+                             "ones, or start another run with --output")
 
     def close(self):
         """Leave the folder to others; the end of the process does so too."""
@@ -118,13 +134,27 @@ class RunFolder:
     def write_json(self, name, content):
         write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
 
+    def write_once(self, name, content):
+        """Write a JSON file, or raise ValueError with one line if a run that is resumed wrote something
+        else."""
+        stored = read_json(self.path / name) if (self.path / name).exists() else content
+        if stored != content:
+            raise ValueError(f"{self.path / name}: the problems are not those that this run began with: "
+                             f"{stored}, now {content}. Give the same data, or start another run with "
+                             "--output")
+        self.write_json(name, content)
+
     # Metrics: appended line by line. What a killed run logged after its last checkpoint is cut off on
     # resuming.
 
     def append(self, name, row):
         """Add a line to a .jsonl file; `row` has its step under "step"."""
-        with open(self.path / name, "a") as file:
-            file.write(json_line(row))
+        try:
+            with open(self.path / name, "a") as file:
+                file.write(json_line(row))
+        except OSError as error:
+            raise OSError(f"{self.path / name} cannot be written: {error.strerror}. Make room, and go on "
+                          "with the same command and --resume") from None
 
     def read(self, name):
         """All rows of a .jsonl file, up to a line that is torn or no row."""
@@ -162,8 +192,8 @@ class RunFolder:
         except Exception as error:
             shutil.rmtree(new, ignore_errors=True)
             reason = str(error).strip().partition("\n")[0]
-            raise OSError(f"the checkpoint cannot be written to {self.path}: {reason}. The one before it, if any, is "
-                          "whole: make room, and go on with the same command and --resume") from None
+            raise OSError(f"the checkpoint cannot be written to {self.path}: {reason}. The one before it, if "
+                          "any, is whole: make room, and go on with the same command and --resume") from None
         shutil.rmtree(self.previous, ignore_errors=True)
         if self.checkpoint.exists():
             self.checkpoint.rename(self.previous)

@@ -186,7 +186,7 @@ def averages(sets, group_of):
     parts = {name: [values] for name, values in sets.items()}
     for group in [*dict.fromkeys(map(group_of, sets)), "all"]:
         part = [values for name, values in sets.items() if group in (group_of(name), "all")]
-        parts[f"{group} ({len(part)} sets)"] = part
+        parts[f"{group} ({len(part)} set{'s' * (len(part) > 1)})"] = part
     return {heading: (float(np.mean([values.mean() for values in part])), bootstrap(*part))
             for heading, part in parts.items()}
 
@@ -209,3 +209,75 @@ def path_metrics(batch):
                     f"{prefix}completions/clipped_ratio": 1 - finished / len(lengths),
                     f"{prefix}tokens": sum(lengths)}
     return metrics
+
+
+# --- What each of them means ------------------------------------------------------------------------------
+
+# Whatever is logged has a row here; tools/reference.py writes docs/metrics.md from it. LEVEL and K stand for
+# names. meta/NAME and eval/NAME without a row are NAME of the predictions and of the held-out problems.
+METRICS = {
+    "step": "number of the step, from 0",
+    "reward": "share of the step's solutions that are right, of the problems that were solved and kept",
+    "frac_reward_zero_std": "share of groups whose rewards are all equal: no gradient comes from them",
+    "completions/mean_length": "mean length of a rollout",
+    "completions/max_length": "length of the longest one",
+    "completions/clipped_ratio": "share of rollouts that did not end by themselves: out of budget, or cut",
+    "completions/boxed": "share of solutions with an answer to grade; of evaluations",
+    "completions/right_unboxed": "share that would be right with the last number or letter in a box: lost to "
+                                 "the format; of evaluations",
+    "tokens": "sampled tokens of the step's batch: of its solutions; `meta/tokens`: of its predictions",
+    "meta/reward": "mean of what predictions are trained on: r_meta (eq. 4), or the control of --meta-reward",
+    "meta/reward/length": "mean length reward (eq. 1 of the paper)",
+    "meta/reward/difficulty": "mean difficulty reward (eq. 2)",
+    "meta/reward/notion": "mean notion reward (eq. 3)",
+    "loss": "policy loss, mean over the step's optimiser steps; near 0 is normal (docs/troubleshooting.md)",
+    "grad_norm": "before clipping, mean over the optimiser steps; null where an update was left out",
+    "entropy": "of the policy at a token, in nats; mean over the tokens trained on",
+    "clip_ratio/low": "share of the tokens trained on whose gradient is clipped away at 1 - clip_low",
+    "clip_ratio/high": "the same at 1 + clip_high",
+    "kl": "k3 estimate of KL(policy, initial policy) per token, in nats; with --beta",
+    "clone/loss": "loss per token of expert cloning, in nats, at the steps where it happens",
+    "problems_drawn": "problems looked at in the step, where some are skipped or thrown away",
+    "problems_kept": "those of them in the batch",
+    "gate/share": "share of drawn problems that were skipped",
+    "gate/precision": "since the start: share of flagged groups that had no variance, by the audit",
+    "gate/recall": "since the start: share of groups without variance that were flagged",
+    "gate/f1": "harmonic mean of the two",
+    "gate/precision_lower": "lower 95 % bound by the newest 64 looks; above --gate-trust, gating is on",
+    "cutoff/share": "share of solutions that were stopped before their answer",
+    "cutoff/mean_budget": "mean limit of a solution, in tokens",
+    "cutoff/precision": "since the start: share of solutions over their limit that were wrong, by the audit",
+    "cutoff/recall": "since the start: share of wrong solutions that were over their limit",
+    "cutoff/f1": "harmonic mean of the two",
+    "cutoff/precision_lower": "as of the gate; above --cutoff-trust, the cutoff is on",
+    "learning_rate": "of AdamW in this step",
+    "tokens_wasted": "sampled tokens of problems that are not in the batch: predictions of skipped ones, and "
+                     "solutions that dynamic sampling threw away",
+    "tokens_total": "sampled tokens since the start: both paths, with audits and with wasted ones",
+    "tokens_prefilled": "prompt tokens read in the step; a prompt counts once for all its rollouts",
+    "tokens_prefilled_total": "the same since the start",
+    "tokens_per_second": "sampled tokens per second of the whole step",
+    "seconds": "of the step, without evaluation and checkpoints",
+    "seconds/generate": "of it, until all rollouts were there",
+    "seconds_total": "of all steps since the start",
+    "accuracy": "share of solutions that are right",
+    "accuracy/LEVEL": "the same of the problems of one level of difficulty",
+    "pass@K": "probability that at least one of K solutions is right: 1 - C(n-c, K)/C(n, K), without bias",
+    "frac_always_right": "share of problems whose solutions are all right",
+    "frac_never_right": "share of problems without a right solution",
+    "meta/valid/notions": "share of predictions with a readable math_notion",
+    "meta/valid/pass_rate": "share with a readable pass_rate",
+    "meta/valid/solution_length": "share with a readable solution_length",
+    "meta/correlation/pass_rate": "Pearson's r, over problems, of mean predicted and actual pass rate",
+    "meta/correlation/length": "the same of mean predicted length and mean length of the right solutions",
+    "meta/error/pass_rate": "mean absolute difference of these two rates",
+    "meta/error/length": "mean absolute difference of these two lengths",
+    "meta/error/calibration": "mean gap between a predicted rate and the actual rate of such problems",
+    "meta/gating/precision": "of the problems that --gate-by said would skip, the share without variance",
+    "meta/gating/recall": "of the problems without variance, the share that it would skip",
+    "meta/gating/f1": "harmonic mean of the two",
+    "meta/gating/base_rate": "share of problems without variance, and so the precision of skipping at random",
+    "hints/accuracy": "accuracy with predicted notions in the prompt; with --hints",
+    "hints/gain": "paired difference to accuracy",
+    "hints/mean_length": "mean length of these solutions",
+}

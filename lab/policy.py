@@ -9,8 +9,8 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from grpo import token_logprobs
-from rollout import PHRASES, control_tokens, encode, meta_messages, solution_messages
 from tasks.problems import notice_offline, one_line
+from tasks.prompts import PHRASES, control_tokens, encode, meta_messages, solution_messages
 
 LARGE = 1e9                     # parameters, from which on a CPU is no use
 
@@ -140,8 +140,8 @@ def check_size(config, device):
         size = parameters * (4 if config.bf16 is False else 2)
         memory = torch.cuda.get_device_properties(device).total_memory
         if size > 0.9 * memory:
-            raise ValueError(f"{config.model} needs {size / 2**30:.0f} GiB for its weights alone, and the GPU "
-                             f"has {memory / 2**30:.0f}: choose a smaller model")
+            raise ValueError(f"{config.model} needs {size / 2**30:.0f} GiB for its weights alone, and the "
+                             f"GPU has {memory / 2**30:.0f}: choose a smaller model")
 
 
 def keep_fitting(problems, tokenizer, longest, budget, thinking=False):
@@ -161,10 +161,11 @@ def keep_fitting(problems, tokenizer, longest, budget, thinking=False):
 
 
 def room(model, name, max_new_tokens, max_meta_tokens, hints):
-    """How many tokens a prompt may have, so that what follows fits too. Raises ValueError if there is no room."""
+    """How many tokens a prompt may have, so that what follows fits too. Raises ValueError if there is no
+    room."""
     longest = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
     left = longest - max(max_new_tokens + hints * max_meta_tokens, max_meta_tokens)
     if left < 1:
-        raise ValueError(f"{name} reads at most {longest} tokens: lower --max-new-tokens (now {max_new_tokens}) "
-                         f"or --max-meta-tokens (now {max_meta_tokens})")
+        raise ValueError(f"{name} reads at most {longest} tokens: lower --max-new-tokens (now "
+                         f"{max_new_tokens}) or --max-meta-tokens (now {max_meta_tokens})")
     return left

@@ -11,6 +11,8 @@ from zlib import crc32
 from lab.folder import open_alone, read_json, write_whole
 from lab.metrics import intervals, summarise
 
+PARTS = "completions", "predictions", "hinted"          # of a record: what was sampled
+
 
 class Results:
     """The result file `path` of an evaluation, begun or continued; this process's own until `close`.
@@ -82,8 +84,8 @@ class Results:
         for name in dict.fromkeys(batch["data"] for batch in self.batches):
             records = self.records(name)
             seconds = sum(batch["seconds"] for batch in self.batches if batch["data"] == name)
-            kinds = "completions", "predictions", "hinted"
-            tokens = sum(row["length"] for kind in kinds for record in records for row in record.get(kind, []))
+            tokens = sum(row["length"] for record in records for part in PARTS
+                         for row in record.get(part, ()))
             sets[name] = {"summary": summarise(records), "intervals": intervals(records), "tokens": tokens,
                           "seconds": seconds, "tokens_per_second": tokens / seconds,
                           "seconds_per_problem": seconds / len(records), "records": records}

@@ -1,5 +1,4 @@
-"""A run of training around the algorithm: setting up, seeding, clocks, logging, evaluating, saving, resuming,
-stopping.
+"""A run of training around the algorithm: setting up, seeding, clocks, logging, evaluating, saving, stopping.
 
     with Run(config, evaluate) as run:
         for step in run.steps():            # a seeded step at a time; Ctrl-C ends after the step
@@ -14,6 +13,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -23,18 +23,22 @@ from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
 from lab.report import Reporter, one_of_each, print_rollouts, print_table
+from lab.results import read_results
 from rollout import Sampler
 from tasks.problems import ProblemStream, fingerprint, load_problems, split
 
+SILENT_STEPS = 5        # in a row without a gradient, after which a run says what may be wrong
+
 
 class Run:
-    """Everything of a run but its algorithm. `evaluate(sampler, problems, n, m, description)` gives records.
+    """Everything of a run but its algorithm. `evaluate(sampler, problems, n, m, description=...)` gives
+    records.
 
-    policy, tokenizer, reference (for --beta, else None), optimizer, device, dtype (of computing); stream: the
-    order of problems; rng: random.Random, seeded anew in each step; gate_audit, cutoff_audit, reader: see
-    gating.py; experts: for cloning.
+    policy, tokenizer, sampler, reference (for --beta, else None), optimizer, cloner, device, dtype (of
+    computing); stream: the order of problems; rng: random.Random, seeded anew in each step; gate_audit,
+    cutoff_audit, reader: see gating.py; experts: collected for cloning.
     """
-    PARTS = ("optimizer", "gate_audit", "cutoff_audit", "reader")       # what has a state to save
+    PARTS = ("optimizer", "cloner", "gate_audit", "cutoff_audit", "reader")         # what has a state to save
 
     def __init__(self, config, evaluate):
         self.config, self.evaluate, self.exit_code, self.bar = config, evaluate, 0, None
@@ -56,68 +60,92 @@ class Run:
         self.stop.restore()
         self.folder.close()
 
-    # Setting up
+    # Setting up: whatever can be wrong with flags, data or model is found here, before long work
 
     def set_up(self):
-        """Whatever can be wrong with flags, data or model is found here, before long work."""
         config = self.config
         self.reporter = Reporter(config.report_to, self.path, asdict(config))
         checkpoint = self.folder.load_trainer() if config.resume else None
-        source = self.folder.checkpoint if checkpoint else config.model
+        source = config.model if checkpoint is None else self.folder.checkpoint
         check_name(source)
         problems, held_out = read_problems(config)
+        self.folder.write_once("problems.json", {"training": fingerprint(problems),
+                                                 "held out": fingerprint(held_out)})
+        if checkpoint and held_out:
+            read_results(self.path / "before.json")
         self.policy, self.tokenizer = load_policy(source, self.device, config.trust_remote_code)
         self.reference = (load_policy(config.model, self.device, config.trust_remote_code)[0].eval()
                           if config.beta else None)
+        self.fit(problems, held_out)
+        self.compute(self.device.type == "cuda")
+        self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
+        self.reader = CountReader(config.group_size)
+        self.state = {"step": 0, "position": 0, "tokens": 0, "prefilled": 0, "seconds": 0.0}
+        self.broken = self.silent = 0           # updates in a row that were left out, that had no gradient
+        self.fresh = checkpoint is None
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        self.stream = ProblemStream(self.problems, config.seed, self.state["position"])
+        self.folder.rewind(self.state["step"])
+        if config.algo == "masa-efficient" and config.steps <= config.gate_start:
+            print(f"--steps {config.steps} is not above --gate-start {config.gate_start}: nothing will be "
+                  "skipped or stopped")
+        if config.algo == "masa-efficient" and not config.audit_fraction:
+            print("--audit-fraction 0: what is skipped or stopped is never looked at, so that a rule that is "
+                  "trusted once is trusted for ever")
+
+    def fit(self, problems, held_out):
+        """Keep the problems whose prompts fit; raises ValueError if too few are left."""
+        config = self.config
         longest = room(self.policy, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
         if config.max_prompt_tokens > longest:
-            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets: lower "
-                             f"--max-prompt-tokens (now {config.max_prompt_tokens}) or --max-new-tokens")
+            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets: "
+                             f"lower --max-prompt-tokens (now {config.max_prompt_tokens}) or "
+                             "--max-new-tokens")
         limits = config.max_prompt_tokens, config.max_new_tokens, config.thinking
-        problems, self.held_out = (keep_fitting(part, self.tokenizer, *limits) for part in (problems, held_out))
-        if len(problems) < config.problems_per_step:
-            raise ValueError(f"{config.data} leaves {len(problems)} problems to train on, fewer than "
+        self.problems, self.held_out = (keep_fitting(part, self.tokenizer, *limits)
+                                        for part in (problems, held_out))
+        if len(self.problems) < config.problems_per_step:
+            raise ValueError(f"{config.data} leaves {len(self.problems)} problems to train on, fewer than "
                              f"--problems-per-step {config.problems_per_step}; {len(self.held_out)} are "
                              "held out")
-        on_card = self.device.type == "cuda"
+
+    def compute(self, on_card):
+        """Precision, memory, optimisers and sampler."""
+        config = self.config
         bf16, checkpointing = (on_card if value is None else value
                                for value in (config.bf16, config.gradient_checkpointing))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         if checkpointing:
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # unless fused, it copies all weights for a moment
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=on_card or None)
+        # fused: otherwise a step on a card copies all weights for a moment
+        adamw = partial(torch.optim.AdamW, list(self.policy.parameters()), fused=on_card or None)
+        self.optimizer = adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
+        # Cloning has moments of its own: in the policy's, its gradients would drown those of the rewards.
+        self.cloner = adamw(lr=config.clone_learning_rate, weight_decay=0.0)
         self.sampler = Sampler(
             self.policy, self.tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
             thinking=config.thinking, max_tokens=config.max_tokens)
-        self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
-        self.reader = CountReader(config.group_size)
-        self.state = {"step": 0, "position": 0, "tokens": 0, "prefilled": 0, "seconds": 0.0}
-        self.broken, self.fresh = 0, checkpoint is None         # broken: updates in a row that were skipped
-        if checkpoint:
-            self.restore(checkpoint)
-        self.stream = ProblemStream(problems, config.seed, self.state["position"])
-        self.folder.rewind(self.state["step"])
 
     def restore(self, trainer):
         """Go on from a checkpoint; raises ValueError with one line if it does not fit."""
         try:
             for name in self.PARTS:
                 getattr(self, name).load_state_dict(trainer[name])
-            self.state, self.experts = dict(trainer["state"]), list(trainer["experts"])
-            if any(moments["exp_avg"].shape != weight.shape for weight, moments in self.optimizer.state.items()):
+            self.state = {name: trainer["state"][name] for name in self.state}
+            self.experts = list(trainer["experts"])
+            moments = self.optimizer.state.items()
+            if any(moment["exp_avg"].shape != weight.shape for weight, moment in moments):
                 raise ValueError("it is another model's")
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ValueError(f"{self.folder.checkpoint} cannot be resumed: trainer.pt does not fit ({error}). Remove "
-                             "the checkpoint to start over") from None
+            raise ValueError(f"{self.folder.checkpoint} cannot be resumed: trainer.pt does not fit "
+                             f"({error}). Remove the checkpoint to start over") from None
 
     def save(self):
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
         self.folder.save(self.policy, self.tokenizer, parts | {"state": self.state, "experts": self.experts})
 
     # What the algorithm asks for
-
 
     @contextmanager
     def sampling(self):
@@ -131,55 +159,51 @@ class Run:
     def update_settings(self):
         """The flags that `grpo.update` takes."""
         config = self.config
-        return dict(epochs=config.inner_epochs, minibatches=config.minibatches, max_tokens=config.max_new_tokens,
-                    aggregation=config.aggregation, clip_low=config.clip_low, clip_high=config.clip_high,
-                    beta=config.beta, reference=self.reference, temperature=config.temperature,
-                    micro_batch_tokens=config.micro_batch_tokens, dtype=self.dtype)
-
-    def set_learning_rate(self, value):
-        for group in self.optimizer.param_groups:
-            group["lr"] = value
+        return dict(epochs=config.inner_epochs, minibatches=config.minibatches, beta=config.beta,
+                    aggregation=config.aggregation, max_tokens=config.max_new_tokens,
+                    clip_low=config.clip_low, clip_high=config.clip_high, reference=self.reference,
+                    temperature=config.temperature, micro_batch_tokens=config.micro_batch_tokens,
+                    dtype=self.dtype)
 
     def skip_update(self, batch, rows):
         """The metrics of an update that was left out, since the gradient of `rows` is not finite. Says so."""
-        config, first_meta = self.config, len(batch.groups) * self.config.group_size
-        places = sorted({row // config.group_size if row < first_meta else (row - first_meta) // config.meta_group_size
-                         for row in rows})
-        names = ", ".join(batch.groups[i].problem.id for i in places if i < len(batch.groups))
-        self.bar.write(f"step {self.state['step']}: a gradient is not finite, that optimiser step is left out. It came "
-                       f"from {names}", file=sys.stdout)
+        owners = [group for path in ("solutions", "metas") for group in batch.groups if getattr(group, path)
+                  for _ in range(len(getattr(group, path)))]
+        names = dict.fromkeys(owners[row].problem.id for row in rows if row < len(owners))
+        self.bar.write(f"step {self.state['step']}: a gradient is not finite, that optimiser step is left "
+                       f"out. It came from {', '.join(names)}", file=sys.stdout)
         self.broken += 1
         return {"grad_norm": float("nan")}
 
     # Around the steps
 
     def steps(self):
-        """The numbers of the steps to take, each seeded; evaluates before the first and after the last
-        one."""
+        """The numbers of the steps to take, each seeded; evaluates before the first and after the last."""
         config = self.config
         if self.held_out and self.fresh:
             self.folder.write_json("before.json", self.examine("before training"))
             print_table({"before": read_json(self.path / "before.json")})
         self.stop.listen()
-        self.bar = tqdm(total=config.steps, initial=self.state["step"], desc=config.algo, unit="step", file=sys.stdout,
-                        dynamic_ncols=True, mininterval=0.1 if sys.stdout.isatty() else 15)
+        self.bar = tqdm(total=config.steps, initial=self.state["step"], desc=config.algo, unit="step",
+                        file=sys.stdout, dynamic_ncols=True, mininterval=0.1 if sys.stdout.isatty() else 15)
         while self.state["step"] < config.steps and self.broken < 2 and not self.stop.signal:
-            step = self.state["step"]
-            # a resumed step draws what it would have drawn
-            torch.manual_seed(1_000_003 * config.seed + step)
+            step, broken = self.state["step"], self.broken
+            torch.manual_seed(1_000_003 * config.seed + step)   # a resumed step draws what it would have
             self.rng, self.started = random.Random(f"{config.seed} {step}"), time.perf_counter()
             self.learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-            self.set_learning_rate(self.learning_rate)
-            broken = self.broken
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate
             yield step
             self.broken = self.broken if self.broken > broken else 0
         self.bar.close()
         self.stop.restore()
         self.save()
         if self.broken == 2:
-            raise ValueError("the gradients of two steps in a row were not finite. Try a lower --learning-rate")
+            raise ValueError("the gradients of two steps in a row were not finite. Try a lower "
+                             "--learning-rate")
         if self.state["step"] < config.steps:
-            print(f"Stopped after {self.state['step']} of {config.steps} steps. Go on with the same command and --resume")
+            print(f"Stopped after {self.state['step']} of {config.steps} steps. Go on with the same command "
+                  "and --resume")
             self.exit_code = 128 + self.stop.signal
         else:
             self.finish()
@@ -188,41 +212,48 @@ class Run:
         """Log a step, and evaluate, show and save where it is time to."""
         config, step, seconds = self.config, self.state["step"], time.perf_counter() - self.started
         done, last = step + 1, step + 1 == config.steps
-        rollouts = [part for group in batch.groups for part in (group.solutions, group.metas) if part is not None]
-        tokens = sum(sum(part.lengths) for part in rollouts) + batch.wasted
+        parts = [part for group in batch.groups for part in (group.solutions, group.metas) if part]
+        tokens = sum(sum(part.lengths) for part in parts) + batch.wasted
         self.state = {"step": done, "position": self.stream.position, "tokens": self.state["tokens"] + tokens,
                       "prefilled": self.state["prefilled"] + self.prefilled,
                       "seconds": self.state["seconds"] + seconds}
         metrics |= batch.metrics | path_metrics(batch)
         if self.held_out and config.eval_every and done % config.eval_every == 0 and not last:
-            records = self.examine("held-out problems")
-            metrics |= {f"eval/{name}": value for name, value in self.summary(records).items()}
+            figures = summarise(self.examine("held-out problems"), config.gate_std, config.gate_margin)
+            metrics |= {f"eval/{name}": value for name, value in figures.items()}
         metrics |= {"learning_rate": self.learning_rate, "tokens_wasted": batch.wasted,
                     "tokens_prefilled": self.prefilled, "tokens_total": self.state["tokens"],
-                    "tokens_prefilled_total": self.state["prefilled"],
-                    "tokens_per_second": tokens / seconds, "seconds": seconds,
-                    "seconds/generate": self.generate_seconds, "seconds_total": self.state["seconds"]}
+                    "tokens_prefilled_total": self.state["prefilled"], "tokens_per_second": tokens / seconds,
+                    "seconds": seconds, "seconds/generate": self.generate_seconds,
+                    "seconds_total": self.state["seconds"]}
         self.folder.append("metrics.jsonl", {"step": step} | metrics)
         self.reporter.log(metrics, step)
-        self.bar.set_postfix_str(f"accuracy {metrics['reward']:.2f}, meta reward {metrics.get('meta/reward', 0):.2f}, "
-                                 f"{tokens / seconds:,.0f} tokens/s", refresh=False)
+        self.show(batch, metrics, step, tokens / seconds)
+        if config.checkpoint_every and done % config.checkpoint_every == 0 and not last:
+            self.save()
+
+    def show(self, batch, metrics, step, speed):
+        """Move the bar, show rollouts now and then, and say if nothing is being learned."""
+        every = self.config.show_every
+        self.bar.set_postfix_str(f"accuracy {metrics['reward']:.2f}, meta reward "
+                                 f"{metrics.get('meta/reward', 0):.2f}, {speed:,.0f} tokens/s", refresh=False)
         self.bar.update()
-        if config.show_every and step % config.show_every == 0:
+        if every and step % every == 0:
             row = {"step": step} | one_of_each(batch)
             self.folder.append("rollouts.jsonl", row)
             print_rollouts(row, self.bar)
-        if config.checkpoint_every and done % config.checkpoint_every == 0 and not last:
-            self.save()
+        self.silent = 0 if metrics["grad_norm"] != 0 else self.silent + 1
+        if self.silent == SILENT_STEPS:
+            self.bar.write(f"No group had any variance in {SILENT_STEPS} steps, and nothing was learned: the "
+                           "problems are too hard or too easy for this model, or it does not box its answers. "
+                           "Look at rollouts.jsonl; docs/troubleshooting.md says what to do", file=sys.stdout)
 
     def examine(self, description):
         """Records of the held-out problems, drawn with the same numbers every time."""
         torch.manual_seed(self.config.seed)
+        samples = self.config.eval_samples
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.evaluate(self.sampler, self.held_out, self.config.eval_samples, self.config.eval_samples,
-                                 description=description)
-
-    def summary(self, records):
-        return summarise(records, self.config.gate_std, self.config.gate_margin)
+            return self.evaluate(self.sampler, self.held_out, samples, samples, description=description)
 
     def finish(self):
         """The last evaluation, the table, and the pictures."""
@@ -231,18 +262,21 @@ class Run:
             self.folder.write_json("after.json", self.examine("after training"))
             evaluations = {when: read_json(self.path / f"{when}.json") for when in ("before", "after")}
             print_table(evaluations)
-        from lab.pictures import plot_awareness, plot_curves    # matplotlib takes a second to load
-        if evaluations:
-            plot_awareness(evaluations, self.path / "awareness.png")
-        plot_curves(self.folder.read("metrics.jsonl"), self.path / "curves.png",
-                    f"{self.config.algo} on {self.config.model}", evaluations)
-        print(f"{self.state['step']} steps, {self.state['tokens']:,} tokens and {self.state['seconds']:.0f} seconds of "
-              f"training. Metrics, pictures and the checkpoint are in {self.path}/")
+        try:
+            from lab.pictures import plot_awareness, plot_curves        # matplotlib takes a second to load
+            if evaluations:
+                plot_awareness(evaluations, self.path / "awareness.png")
+            plot_curves(self.folder.read("metrics.jsonl"), self.path / "curves.png",
+                        f"{self.config.algo} on {self.config.model}", evaluations)
+        except ImportError as error:
+            print(f"No pictures: {error}. They need matplotlib")
+        print(f"{self.state['step']} steps, {self.state['tokens']:,} tokens and {self.state['seconds']:.0f} "
+              f"seconds of training. What came of it is in {self.path}/: metrics, pictures, and the "
+              "checkpoint")
 
 
 class StopRequest:
-    """Notes Ctrl-C, SIGTERM and a closed terminal, so that a step is finished and saved; a second one quits
-    at once."""
+    """Notes Ctrl-C, SIGTERM and a closed terminal: the step is finished and saved. A second one quits."""
 
     def __init__(self):
         self.signal, self.before = 0, {}
@@ -263,8 +297,6 @@ class StopRequest:
             signal.signal(number, handler)
         self.before = {}
 
-
-# --- Setting up -------------------------------------------------------------------------------------------
 
 def read_problems(config):
     """Problems to train on, and held-out ones: two lists."""

@@ -157,7 +157,10 @@ def load(phrases, render, cache=None, seed=0):
 
     cache: a folder, by default masa-toy in the user's cache folder; if it cannot be written, nothing is kept.
     """
-    cache = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "masa-toy")
+    try:
+        cache = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "masa-toy")
+    except RuntimeError:                    # a user without a home, as in some containers
+        cache = Path(tempfile.gettempdir()) / "masa-toy"
     sources = Path(toy.__file__).read_text() + Path(__file__).read_text()
     made_from = repr((sources, phrases, seed, torch.__version__))
     folder = cache / hashlib.sha256(made_from.encode()).hexdigest()[:16]            # so it is never stale

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from test_metrics import RECORDS, record
 
 from lab.metrics import summarise
 from lab.pictures import draw, plot_awareness, plot_curves, plot_pass_at_k, smooth
-from test_metrics import RECORDS, record
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def test_awareness_shows_each_problem_where_it_is(tmp_path, drawn):
     plot_awareness({"before": [], "after": RECORDS}, tmp_path / "awareness.png")
     assert (tmp_path / "awareness.png").read_bytes().startswith(b"\x89PNG")
     rate_before, rate_after, length_before, length_after = drawn[0].axes
-    assert rate_before.get_title() == "before: r is not defined" and length_after.get_title() == "after: r = 1.00"
+    assert rate_before.get_title() == "before: r is not defined"
+    assert length_after.get_title() == "after: r = 1.00"
     points = rate_after.collections[0].get_offsets()
     assert np.abs(points - [(0.875, 1.0), (0.25, 0.5), (0.0, 0.0)]).max() < 0.0101
     assert rate_after.collections[1].get_offsets().tolist() == [[0, 0], [0.25, 0.5], [0.75, 1], [1, 1]]
@@ -57,7 +58,8 @@ def test_what_can_be_drawn_is_drawn(tmp_path):
     once = [record("", [True], [3], [], str(i)) for i in range(2)]
     assert draw(tmp_path / "new" / "x", {"a set": {"one": RECORDS}, "b": {"one": once}}) == [
         f"{tmp_path}/new/x-a-set-pass-at-k.png", f"{tmp_path}/new/x-a-set-awareness.png"]
-    assert len(list((tmp_path / "new").iterdir())) == 2     # one completion has no pass@k, no prediction no awareness
+    # one completion has no pass@k, no prediction no awareness
+    assert len(list((tmp_path / "new").iterdir())) == 2
 
 
 def texts(axis):
@@ -66,7 +68,8 @@ def texts(axis):
 
 def test_pass_at_k_is_drawn_for_every_k_up_to_n(tmp_path, drawn):
     """Against what a draw of k without replacement finds: of 5 solutions, 2 are right here and 0 there."""
-    rows = [record("", [True, False, True, False, False], [3] * 5, [], "a"), record("", [False] * 5, [3] * 5, [], "b")]
+    grades = {"a": [True, False, True, False, False], "b": [False] * 5}
+    rows = [record("", row, [3] * 5, [], name) for name, row in grades.items()]
     plot_pass_at_k({"a": rows}, tmp_path / "pass.png")
     line, = drawn[0].axes[0].lines
     wrong = [3 / 5, 3 / 10, 1 / 10, 0, 0]                   # the chance that none of k is right, in the first

@@ -6,15 +6,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_metrics import RECORDS, record
 
 from lab import pictures
-from lab.report import (Reporter, cell, one_of_each, print_rollouts, print_table, show_comparison, show_gold,
-                        show_results)
+from lab.report import (
+    Reporter,
+    cell,
+    one_of_each,
+    print_rollouts,
+    print_table,
+    show_comparison,
+    show_gold,
+    show_results,
+)
 from lab.results import Results
 from masa import Batch
 from rollout import Group, generate
 from tasks.problems import Problem
-from test_metrics import RECORDS, record
 
 
 def test_table(capsys):
@@ -41,7 +49,8 @@ def test_one_of_each(tiny_policy):
     assert (row["problem"], row["answer"], row["solution"]) == ("w1", "1", groups[0].solutions.texts[0])
     assert row["solution_tokens"] == groups[0].solutions.lengths[0]
     groups[0].metas = generate(model, tokenizer, [[5, 7]] * 2, [3] * 2)
-    batch.terms = [{"length": 1.0, "difficulty": 0.25, "notion": 0.0}, {"length": 0.0, "difficulty": 0.0, "notion": 0.0}]
+    batch.terms = [{"length": 1.0, "difficulty": 0.25, "notion": 0.0},
+                   {"length": 0.0, "difficulty": 0.0, "notion": 0.0}]
     row = one_of_each(batch)
     assert row["meta"] == groups[0].metas.texts[0] and row["meta_rewards"] == batch.terms[0]
 
@@ -49,7 +58,8 @@ def test_one_of_each(tiny_policy):
 def test_a_terminal_is_not_told_what_to_do():
     """What a model writes may hold control sequences and lone surrogates; they are spelled out."""
     said = []
-    row = {"step": 3, "problem": "p", "answer": "1", "solution": "red \x1b[31m \ud800 \x07\r\nnext line é", "pass_rate": 0.5,
+    row = {"step": 3, "problem": "p", "answer": "1", "solution": "red \x1b[31m \ud800 \x07\r\nnext line é",
+           "pass_rate": 0.5,
            "solution_tokens": 4, "solution_reward": 1.0, "meta": "m\x1b", "meta_rewards": {"length": 0.5}}
     print_rollouts(row, SimpleNamespace(write=lambda text, file: said.append(text)))
     text, = said
@@ -75,7 +85,8 @@ def test_comparison_of_several_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pictures, "draw", lambda stem, sets: drawings.append((stem, sets)) or [])
     runs = {name: [record("", [right, right], [3, 4], [(8, 3)], str(i)) for i, right in enumerate(row)]
             for name, row in {"x": (0, 0, 1, 1), "y": (0, 1, 1, 1), "z": (1, 1, 1, 1)}.items()}
-    files = [(tmp_path / name / "after.json", {"held-out problems": records}) for name, records in runs.items()]
+    files = [(tmp_path / name / "after.json", {"held-out problems": records}) for name,
+             records in runs.items()]
     show_comparison(files)
     shown = capsys.readouterr().out
     accuracy = [line.split() for line in shown.splitlines() if line.startswith("accuracy ")]
@@ -87,8 +98,8 @@ def test_comparison_of_several_runs(tmp_path, capsys, monkeypatch):
 
 
 def two_sets(rights):
-    """Records of the sets folio (3 problems) and gpqa (2): per problem, how many of its 2 solutions are right."""
-    return {name: [record("", [right > 0, right > 1], [3, 4], [(8, 3)], f"{name}{i}") for i, right in enumerate(row)]
+    """Records of folio and gpqa; `rights`: for each problem, how many of its 2 solutions are right."""
+    return {name: [record("", [n > 0, n > 1], [3, 4], [(8, 3)], f"{name}{i}") for i, n in enumerate(row)]
             for name, row in zip(("folio", "gpqa"), rights)}
 
 
@@ -98,7 +109,8 @@ def rows_after(shown, title):
     return {line[:20].strip(): line[20:].split() for line in lines}
 
 
-def test_a_table_of_all_sets_with_a_row_for_each_group(tmp_path, capsys):
+def test_a_table_of_all_sets_with_a_row_for_each_group(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, "draw", lambda *_: [])
     results = Results(tmp_path / "out.json", {})
     for name, records in two_sets([(0, 1, 2), (2, 2)]).items():
         results.append(name, records, 0.5)
@@ -106,15 +118,17 @@ def test_a_table_of_all_sets_with_a_row_for_each_group(tmp_path, capsys):
     show_results(results)
     rows = rows_after(capsys.readouterr().out, "all sets")
     assert {name: cells[0] for name, cells in list(rows.items())[1:]} == {
-        "folio": "0.50", "gpqa": "1.00", "logic (1 sets)": "0.50", "science (1 sets)": "1.00", "all (2 sets)": "0.75"}
+        "folio": "0.50", "gpqa": "1.00", "logic (1 set)": "0.50", "science (1 set)": "1.00",
+        "all (2 sets)": "0.75"}
     assert all(cells[1][0] == "[" for cells in list(rows.values())[1:])
 
 
-def test_several_sets_are_compared_at_once(tmp_path, capsys):
+def test_several_sets_are_compared_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, "draw", lambda *_: [])
     before, after = two_sets([(0, 1, 2), (0, 1)]), two_sets([(1, 2, 2), (1, 2)])
     show_comparison([(tmp_path / "before.json", before), (tmp_path / "after.json", after)])
-    shown = capsys.readouterr().out
-    rows = {line[:15].strip(): line.split()[-3:] for line in shown[shown.index("difference to before"):].splitlines()}
+    table = capsys.readouterr().out.partition("difference to before")[2]
+    rows = {line[:15].strip(): line.split()[-3:] for line in table.splitlines()}
     assert rows["folio"] == ["0.33", "[0.00,", "0.50]"] and rows["gpqa"] == ["0.50", "[0.50,", "0.50]"]
     assert rows["all (2 sets)"] == ["0.42", "[0.25,", "0.50]"]     # paired: gpqa adds nothing to the width
 

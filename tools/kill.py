@@ -1,10 +1,11 @@
-"""Kill a training run at random moments, resume it each time, and compare its end with that of a run left alone.
+"""Kill a training run at random moments, resume it each time, and compare its end with that of a run left
+alone.
 
-    python tools/kill.py --kills 20          about 6 minutes on 2 cores; run by hand, the test suite has a short form
+    python tools/kill.py --kills 20      about 6 minutes on 2 cores; run by hand, the tests have a short form
 
-The kill is SIGKILL, so that nothing can be tidied up; the moments include evaluation, and every second one waits for a
-checkpoint that is being written.
-Weights, optimiser state, metrics (but for seconds) and sampled texts must be the same, bit for bit.
+The kill is SIGKILL, so that nothing can be tidied up; the moments include evaluation, and every second one
+waits for a checkpoint that is being written. Weights, optimiser state, metrics (but for seconds) and sampled
+texts must be the same, bit for bit.
 """
 
 import argparse
@@ -31,9 +32,10 @@ def main():
     data = folder / "problems.jsonl"
     data.write_text("".join(f'{{"problem": "What is {i} + {i}?", "answer": "{2 * i}"}}\n' for i in range(20)))
     command = [sys.executable, "masa.py", "--model", save_chat_model(folder / "model"), "--data", str(data),
-               *("--algo masa-efficient --gate-start 3 --gate-trust 0 --steps 40 --checkpoint-every 1 --show-every 1 "
-                 "--max-new-tokens 60 --max-meta-tokens 40 --max-prompt-tokens 700 --problems-per-step 4 --beta 0.1 "
-                 "--eval-problems 4 --eval-samples 2 --eval-every 5 --learning-rate 0.001 --minibatches 2").split()]
+               *("--algo masa-efficient --gate-start 3 --gate-trust 0 --steps 40 --checkpoint-every 1 "
+                 "--show-every 1 --max-new-tokens 60 --max-meta-tokens 40 --max-prompt-tokens 700 "
+                 "--problems-per-step 4 --beta 0.1 --eval-problems 4 --eval-samples 2 --eval-every 5 "
+                 "--learning-rate 0.001 --minibatches 2").split()]
 
     def start(name, *more):
         return subprocess.Popen([*command, "--output", str(folder / name), *more], cwd=ROOT,
@@ -74,7 +76,8 @@ def main():
     assert same_weights(weights(alone / "checkpoint"), weights(killed / "checkpoint")), "weights differ"
     states = [torch.load(path / "checkpoint/trainer.pt")["optimizer"]["state"] for path in (alone, killed)]
     assert all(torch.equal(states[0][i][key], states[1][i][key]) for i in states[0] for key in states[0][i])
-    print(f"weights, optimiser, {len(logged(killed))} lines of metrics and all sampled texts are those of the run left alone")
+    print(f"weights, optimiser, {len(logged(killed))} lines of metrics and all sampled texts are those of "
+          "the run left alone")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""Prompts: what the policy is asked, as messages and as token ids.
+
+The same policy answers two prompts about every problem. The *solution* prompt asks for reasoning and a boxed
+answer; the *meta* prompt asks it to predict, before solving, how its own solutions will go.
+"""
+
+import re
+from collections.abc import Iterable
+
+from jinja2 import TemplateError
+
+SOLUTION = "Reason step by step, and put the final answer in \\boxed{}."
+META_SYSTEM = "You predict how your own attempts at a problem will go. You do not solve it."
+META = (
+    "Before anyone solves this problem, predict how your own solutions of it will go. First reason briefly "
+    "between <meta> and </meta>: what does it take, and where do you slip? Then write one JSON object with "
+    "three keys. "
+    '"math_notion": a list of concepts that your solution will use and the problem does not mention. '
+    '"pass_rate": of 8 attempts of yours, how many will be right, an integer from 0 to 8. '
+    '"solution_length": how many tokens one attempt will take, an integer from 1 to {budget}.')
+HINT = "These concepts may help: {notions}."
+# The fixed parts of all prompts; the toy world's tokenizer has a token for each.
+PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT)
+           for part in re.split("{budget}|{notions}", template) if part.strip(".")]
+
+
+def solution_messages(problem: str, notions: Iterable[str] = (), instruction: str | None = None) -> list:
+    """The chat that asks for a solution of a problem's text, and passes on predicted notions if there are
+    any."""
+    hints = [HINT.replace("{notions}", ", ".join(notions))] if notions else []
+    return [{"role": "user", "content": "\n\n".join([problem, *hints, instruction or SOLUTION])}]
+
+
+def meta_messages(problem: str, budget: int) -> list[dict]:
+    """The chat that asks for a meta prediction; `budget` is the most tokens that a *solution* may take."""
+    return [{"role": "system", "content": META_SYSTEM},
+            {"role": "user", "content": f"{problem}\n\n{META.replace('{budget}', str(budget))}"}]
+
+
+def encode(tokenizer, messages: list[dict], thinking: bool = False) -> list[int]:
+    """The token ids of a chat, ready to be completed.
+
+    `thinking` sets the switch of chat templates that have one (Qwen3's `enable_thinking`). A base model
+    without a chat template gets the texts separated by blank lines.
+    """
+    if tokenizer.chat_template is None:
+        ids = tokenizer("\n\n".join(message["content"] for message in messages) + "\n\n")["input_ids"]
+        # a text to go on with has not ended
+        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
+
+    def fill(messages):
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+
+    try:
+        text = fill(messages)
+    except TemplateError:               # some templates refuse a system message
+        text = fill([{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}])
+    return tokenizer(text, add_special_tokens=False)["input_ids"]       # the template has written them
+
+
+def control_tokens(tokenizer) -> set[str]:
+    """The texts that become control tokens: those with a role, such as eos, and others, such as Llama's
+    headers."""
+    return {*tokenizer.all_special_tokens,
+            *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)}
+
+
+def hintable(notions: Iterable[str] | None, tokenizer) -> list[str]:
+    """Predicted notions as they may stand in a prompt: short, on one line, without control tokens."""
+    control = control_tokens(tokenizer)
+    lines = [" ".join(notion.casefold().split()) for notion in notions or ()]
+    return [line for line in lines if 0 < len(line) <= 100 and not any(token in line for token in control)]
