@@ -146,7 +146,8 @@ class Reporter:
                 tracker.init(project="masa", name=folder.name, config=config)
                 self.send = lambda metrics, step: tracker.log(metrics, step=step)
         except ImportError:
-            raise ValueError(f"--report-to {service}: not installed, try pip install {service}") from None
+            raise ValueError(f"--report-to {service}: it is not installed, try pip install "
+                             f"{service}") from None
 
     def log(self, metrics, step):
         self.send({name: value for name, value in metrics.items() if value is not None}, step)

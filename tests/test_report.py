@@ -76,7 +76,7 @@ def test_services_get_what_is_known(tmp_path, monkeypatch):
     assert calls == [{"project": "masa", "name": tmp_path.name, "config": {"steps": 2}}, ({"reward": 0.5}, 7)]
     Reporter(None, tmp_path, {}).log({"reward": 0.5}, 7)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match="--report-to wandb: not installed, try pip install wandb"):
+    with pytest.raises(ValueError, match="--report-to wandb: it is not installed, try pip install wandb"):
         Reporter("wandb", tmp_path, {})
 
 
