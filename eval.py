@@ -1,9 +1,10 @@
 r"""How well does a policy solve, and how well does it know how well it solves?
 
-    python eval.py --model runs/toy-masa-0/checkpoint                          on the built-in problems
-    python eval.py --model Qwen/Qwen3-1.7B --data math500,aime24 --samples 32  on benchmarks
-    python eval.py --model runs/toy-masa-0/checkpoint --hints                  does it help itself?
-    python eval.py --compare runs/toy-masa-0/before.json runs/toy-masa-0/after.json paired differences
+    python eval.py --model runs/toy-masa-0/checkpoint                                 on the built-in problems
+    python eval.py --model Qwen/Qwen3-1.7B --data math500,aime24,amc23 --samples 32   on benchmarks
+    python eval.py --model runs/toy-masa-0/checkpoint --hints                         does it help itself?
+    python eval.py --compare runs/toy-masa-0/before.json runs/toy-masa-0/after.json   paired differences
+    python eval.py --check-gold --data math500=copy.parquet                           is a copy read rightly?
 
 `evaluate` samples n solutions and M meta predictions of each problem, grades them, and keeps everything in
 records, one per problem; lab/metrics.py turns records into figures. The command line stores each batch as
@@ -14,14 +15,13 @@ import os
 import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
-# growing caches must not fragment a card
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")     # growing caches fragment no card
 
 import dataclasses
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
 from zlib import crc32
 
 import torch
@@ -33,29 +33,34 @@ from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_d
 from lab.results import Results, fingerprint, read_results
 from rewards import meta_rewards
 from rollout import Group, Sampler
+from tasks.grader import last_boxed
 from tasks.problems import Problem
 from tasks.prompts import hintable
 
-# may change
-FREE = {"device", "max_tokens", "output", "compare", "allow_code_execution", "trust_remote_code", "bf16"}
+# Flags that may differ when an evaluation goes on; what bf16 comes to on this device may not.
+FREE = {"device", "max_tokens", "output", "compare", "check_gold", "allow_code_execution", "bf16",
+        "trust_remote_code"}
+NUMBER = r"(?<!\w)[-−]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?"
 
 
 def evaluate(sampler: Sampler, problems: list[Problem], samples: int, metas: int, *, hints: bool = False,
              seed: int | None = None, done: list[dict] = (), keep: Callable | None = None,
-             description: str = "evaluation") -> list[dict]:
+             description: str = "evaluation", others: tuple[int, int] = (0, 0)) -> list[dict]:
     """Sample `samples` solutions and `metas` meta predictions for each Problem; returns a record for each.
 
     hints: solve a second time, solution i with the notions of prediction i (in turn) in its prompt. seed:
     makes each batch depend on nothing but it and the batch; None draws from torch's global generator. done:
     the records of the first problems, from a run that was interrupted between batches; keep: called with
-    those of each batch. A record is a dict that JSON can hold: id, level, problem, answer; completions (and
-    hinted): dicts of text, length (tokens), finished, correct; predictions: dicts of text, length, notions,
-    pass_rate, solution_length, rewards.
+    those of each batch. others: how many problems there are before and after these, for the time left.
+
+    A record is a dict that JSON can hold: id, level, problem, answer; completions (and hinted): dicts of
+    text, length (tokens), finished, correct and, where a box was asked for, boxed and right_unboxed;
+    predictions: dicts of text, length, notions, pass_rate, solution_length, rewards.
     """
     records = list(done)
     per_batch = max(1, (sampler.max_tokens or 32_768) // (max(samples, metas) * (sampler.budget + 128)))
-    with tqdm(total=len(problems), initial=len(records), desc=description, unit="problem", file=sys.stdout,
-              dynamic_ncols=True, leave=False) as bar:
+    with tqdm(total=len(problems) + sum(others), initial=len(records) + others[0], desc=description,
+              unit="problem", file=sys.stdout, dynamic_ncols=True, leave=False) as bar:
         while len(records) < len(problems):
             batch = problems[len(records):len(records) + per_batch]
             if seed is not None:
@@ -64,13 +69,13 @@ def evaluate(sampler: Sampler, problems: list[Problem], samples: int, metas: int
             sampler.solve(groups, samples)
             if metas:
                 sampler.predict(groups, metas)
-            new = [record_of(group) for group in groups]
+            new = [record_of(group, sampler) for group in groups]
             if hints:
                 told = [Group(group.problem, group.budgets, [hintable(p.notions, sampler.tokenizer)
                                                              for p in group.predictions]) for group in groups]
                 sampler.solve(told, samples)
                 for record, group in zip(new, told):
-                    record["hinted"] = completions_of(group)
+                    record["hinted"] = completions_of(group, sampler)
             records += new
             if keep:
                 keep(new)
@@ -78,13 +83,25 @@ def evaluate(sampler: Sampler, problems: list[Problem], samples: int, metas: int
     return records
 
 
-def completions_of(group: Group) -> list[dict]:
+def completions_of(group: Group, sampler: Sampler) -> list[dict]:
     part = group.solutions
-    columns = zip(part.texts, part.lengths, part.finished.tolist(), group.correct)
-    return [dict(zip(("text", "length", "finished", "correct"), column)) for column in columns]
+    columns = {"text": part.texts, "length": part.lengths, "finished": part.finished.tolist(),
+               "correct": group.correct}
+    if sampler.instruction is None:                         # else something else than a box was asked for
+        columns["boxed"] = [last_boxed(text) is not None for text in part.texts]
+        columns["right_unboxed"] = [
+            finished and not boxed and right_unboxed(text, group.problem, sampler.grade)
+            for text, finished, boxed in zip(part.texts, columns["finished"], columns["boxed"])]
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
-def record_of(group: Group) -> dict:
+def right_unboxed(text: str, problem: Problem, grade: Callable) -> bool:
+    """Would a completion be right if its last number, or its last capital letter, were in a box?"""
+    ends = [end for pattern in (NUMBER, r"\b[A-Z]\b") for end in re.findall(pattern, text[-2000:])[-1:]]
+    return any(grade(f"\\boxed{{{end}}}", problem) for end in ends)
+
+
+def record_of(group: Group, sampler: Sampler) -> dict:
     """The record of a solved group; see `evaluate`."""
     problem, solutions = group.problem, group.solutions
     predictions = [
@@ -94,85 +111,70 @@ def record_of(group: Group) -> dict:
          "rewards": meta_rewards(p, problem.text, solutions.texts, solutions.lengths, group.correct)}
         for i, p in enumerate(group.predictions)]
     return {"id": problem.id, "level": problem.level, "problem": problem.text, "answer": problem.answer,
-            "completions": completions_of(group), "predictions": predictions}
+            "completions": completions_of(group, sampler), "predictions": predictions}
 
 
 # --- The command ------------------------------------------------------------------------------------------
 
 def run(config: EvalConfig) -> Results:
     """Evaluate as the flags say, or go on where the same command was interrupted."""
-    # training, which imports `evaluate`, needs no benchmarks
-    from tasks.benchmarks import load_benchmark
-    check_name(config.model)                                    # first, since it notices a missing network
-    device, sources = pick_device(config.device), config.data.split(",")
-    names = [label(source) for source in sources]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--data {config.data} names a set twice")
-    # first, since mistakes show
-    sets = {name: load_benchmark(source, config.limit, config.allow_code_execution)
-            for name, source in zip(names, sources)}                                    # before long work
-    default = f"{slug(config.model.removeprefix('runs/'))}-{slug('-'.join(sets))}.json"
-    output = Path(config.output or Path("runs/eval", default))
+    from tasks.benchmarks import load_sets  # training does without the sandbox
+    check_name(config.model)                                # first, since it notices a missing network
+    device = pick_device(config.device)
+    sets = load_sets(config.data, config.limit, config.allow_code_execution)
     check_size(config, device)
     model, tokenizer = load_policy(config.model, trust_remote_code=config.trust_remote_code)
     bf16 = device.type == "cuda" if config.bf16 is None else config.bf16
-    identity = {"weights": fingerprint(model), "bf16": bf16}
-    identity |= {"problems": {name: crc32(repr(problems).encode()) for name, (_, problems) in sets.items()}}
-    identity |= {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
-    results = Results(output, identity)
-    if results.finished:
-        return results
+    longest = room(model, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
     for name, (benchmark, problems) in sets.items():
-        longest = room(model, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
         fitting = keep_fitting(problems, tokenizer, longest, config.max_new_tokens, config.thinking)
         if not fitting:
             raise ValueError(f"no problem of {name} is left: lower --max-new-tokens, or leave the set out")
         sets[name] = benchmark, fitting
-    # not the buffers: angles of positions
-    for parameter in model.parameters() if bf16 else ():
-        parameter.data = parameter.data.bfloat16()                          # would be off by radians
-    model.to(device).eval()
-    max_tokens = config.max_tokens or (262_144 if device.type == "cuda" else 32_768)
-    for name, (benchmark, problems) in sets.items():
-        clock = time.perf_counter()
-
-        def keep(records, name=name):
-            nonlocal clock
-            results.append(name, records, time.perf_counter() - clock)
+    identity = {"weights": fingerprint(model), "bf16": bf16}
+    identity |= {"problems": {name: crc32(repr(problems).encode()) for name, (_, problems) in sets.items()}}
+    identity |= {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    name = re.sub(r"[^\w.-]+", "-", f"{config.model.removeprefix('runs/')}-{'-'.join(sets)}").strip("-.")
+    with closing(Results(config.output or f"runs/eval/{name}.json", identity)) as results:
+        if results.content is not None:
+            return results
+        for parameter in model.parameters() if bf16 else ():        # not the buffers: angles of positions
+            parameter.data = parameter.data.bfloat16()              # would be off by radians
+        model.to(device).eval()
+        max_tokens = config.max_tokens or (262_144 if device.type == "cuda" else 32_768)
+        before, total = 0, sum(len(problems) for _, problems in sets.values())
+        for number, (name, (benchmark, problems)) in enumerate(sets.items(), 1):
             clock = time.perf_counter()
 
-        sampler = Sampler(model, tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
-                          config.top_p, config.thinking, max_tokens, benchmark.instruction, benchmark.grade)
-        evaluate(sampler, problems, config.samples, config.metas, hints=config.hints, seed=config.seed,
-                 done=results.records(name), keep=keep, description=name)
-    results.finish()
+            def keep(records, name=name):
+                nonlocal clock
+                results.append(name, records, time.perf_counter() - clock)
+                clock = time.perf_counter()
+
+            sampler = Sampler(model, tokenizer, config.max_new_tokens, config.max_meta_tokens,
+                              config.temperature, config.top_p, config.thinking, max_tokens,
+                              benchmark.instruction, benchmark.grade)
+            evaluate(sampler, problems, config.samples, config.metas, hints=config.hints, seed=config.seed,
+                     done=results.records(name), keep=keep, description=f"{name} ({number} of {len(sets)})",
+                     others=(before, total - before - len(problems)))
+            before += len(problems)
+        results.finish()
     return results
-
-
-def label(source: str) -> str:
-    """The short name of a data set: of a benchmark its own, of a file or a hub id the last part."""
-    from tasks.benchmarks import BENCHMARKS
-    name = source.partition("=")[0].strip()
-    return name if name in BENCHMARKS else Path(name).stem
-
-
-def slug(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
-
-
-def command(arguments: list[str] | None = None) -> None:
-    # drawing is no business of those who import evaluate
-    from lab.report import show_comparison, show_results
-    config = EvalConfig.parse(arguments)
-    if config.compare:
-        show_comparison([(path, read_results(path)) for path in config.compare], config.output)
-    else:
-        show_results(run(config))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line; `arguments` are those of sys.argv by default."""
-    command_line("eval.py", lambda: command(arguments))
+    from lab.report import show_comparison, show_gold, show_results
+
+    def command():
+        config = EvalConfig.parse(arguments)
+        if config.compare:
+            show_comparison([(path, read_results(path)) for path in config.compare], config.output)
+        elif config.check_gold:
+            show_gold(config.data, config.limit, config.allow_code_execution)
+        else:
+            show_results(run(config))
+    command_line("eval.py", command)
 
 
 if __name__ == "__main__":

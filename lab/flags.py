@@ -175,6 +175,7 @@ class EvalConfig:
     thinking: bool = flag(False, "use the thinking mode of chat templates that have one")
     output: str | None = flag(None, "the .json file to write; by default runs/eval/MODEL-DATA.json")
     compare: list[str] | None = flag(None, "no sampling: compare result files, each with the first one")
+    check_gold: bool = flag(False, "no sampling: grade the answers of each set by its grader")
     allow_code_execution: bool = flag(False, "allow benchmarks that execute code which the model writes")
     device: str = flag("auto", "cuda, mps, cpu, or auto: the first of them there is")
     bf16: bool | None = flag(None, "weights in bfloat16; by default on cuda")
@@ -185,7 +186,7 @@ class EvalConfig:
     def parse(cls, arguments=None):
         """The EvalConfig of a command line. Raises ValueError with one line if a value makes no sense."""
         config = cls(**parse_groups([cls], "Evaluate a policy. docs/evaluation.md tells more.", arguments))
-        toy = config.data == "toy"
+        toy = "toy" in (config.model, config.data)
         for name in ("max_new_tokens", "max_meta_tokens"):
             setattr(config, name, getattr(config, name) or (getattr(Config, name) if toy else GPU[name]))
         if config.hints and not config.metas:

@@ -56,6 +56,27 @@ def read_json(path):
         raise ValueError(f"{path} cannot be read: it is not JSON") from None
 
 
+def open_alone(path, name):
+    """Open a file, and make its folder, to read and to append bytes; no other process can until it is closed.
+
+    Raises ValueError with one line about `name` if another process has it open so, or it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab+")
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+    except BlockingIOError:
+        raise ValueError(f"{name} is in use by another process") from None
+    except OSError as error:
+        raise ValueError(f"{name} cannot be written: {error.strerror}") from None
+    return file
+
+
 def json_line(row):
     """`row` (a dict) as one line of a .jsonl file. What is not finite becomes null."""
     return json.dumps({key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -87,15 +108,7 @@ class RunFolder:
             raise
 
     def claim(self, config, resume):
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.path / ".lock", "w")
-            if fcntl:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{self.path} is in use by another process") from None
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be written: {error.strerror}") from None
+        self.lock = open_alone(self.path / ".lock", self.path)
         if not self.checkpoint.exists() and self.previous.exists():     # killed between the two renames
             self.previous.rename(self.checkpoint)
         if not resume:

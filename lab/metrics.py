@@ -15,6 +15,7 @@ from gating import GATE_MARGIN, GATE_STD, precision_recall, should_skip
 from rewards import ATTEMPTS, REWARDS
 
 RESAMPLES = 2000
+FORM = ("boxed", "right_unboxed")       # of a completion, see `eval.completions_of`; older records lack them
 
 
 def pass_at_k(n, c, k):
@@ -30,28 +31,28 @@ def pass_at_k(n, c, k):
     return 1.0 if n - c < k else float(1 - np.prod(1 - k / np.arange(n - c + 1, n + 1)))
 
 
-def bootstrap(values, statistic=None, resamples=RESAMPLES, seed=0):
-    """The 95 % percentile interval of a statistic (default: the mean) over problems: (low, high), or None.
+def bootstrap(*sets, statistic=np.mean, resamples=RESAMPLES, seed=0):
+    """The 95 % percentile interval of a statistic, or of its mean over data sets: (low, high).
 
-    values: array [N] or [N, ...], a row for each problem. statistic: from such an array to a number, or None
-    where it is not defined; such resamples are left out. None for fewer than two problems or no defined
-    resample.
+    sets: arrays [N] or [N, ...], a row for each problem; problems are drawn within their set. statistic: from
+    such an array to a number, or None where it is not defined; such resamples are left out. Returns None if a
+    set has fewer than two problems, or if no resample is defined.
     """
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
+    rng, drawn = np.random.default_rng(seed), np.zeros(resamples)
+    if min(map(len, sets)) < 2:
         return None
-    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    if statistic is None:
-        results = [values[rows].mean() for rows in drawn]
-    else:
-        results = [result for rows in drawn if (result := statistic(values[rows])) is not None]
-    return tuple(float(end) for end in np.percentile(results, [2.5, 97.5])) if results else None
+    for values in map(np.asarray, sets):
+        rows = rng.integers(len(values), size=(resamples, len(values)))
+        drawn += np.array([statistic(values[row]) for row in rows], dtype=float) / len(sets)    # None is nan
+    drawn = drawn[np.isfinite(drawn)]
+    return tuple(np.percentile(drawn, [2.5, 97.5]).tolist()) if len(drawn) else None
 
 
 # --- Predicted against actual -----------------------------------------------------------------------------
 
-def correctness(record):
-    return [completion["correct"] for completion in record["completions"]]
+def mean(rows, name):
+    """The mean of one field of dicts."""
+    return sum(row[name] for row in rows) / len(rows)
 
 
 def valid(record, field):
@@ -68,11 +69,11 @@ def awareness(records):
     rates, lengths = [], []
     for record in records:
         rate, length = (valid(record, field) for field in ("pass_rate", "solution_length"))
-        right = [c["length"] for c in record["completions"] if c["correct"]]
+        right = [c for c in record["completions"] if c["correct"]]
         if rate:
-            rates.append((float(np.mean(rate)) / ATTEMPTS, float(np.mean(correctness(record)))))
+            rates.append((float(np.mean(rate)) / ATTEMPTS, mean(record["completions"], "correct")))
         if length and right:
-            lengths.append((float(np.mean(length)), float(np.mean(right))))
+            lengths.append((float(np.mean(length)), mean(right, "length")))
     return rates, lengths
 
 
@@ -86,56 +87,50 @@ def correlation(pairs):
 def calibration(records):
     """How often problems are solved about which the same pass rate was predicted, and the mean gap.
 
-    Returns (cells, error): cells is a list of (predicted rate, actual rate, number of predictions), one for
-    each of 0/8 to 8/8 that was predicted; error = sum of number * |predicted - actual| / all predictions, or
-    None.
+    Returns (cells, error). cells: a list of (predicted rate, actual rate, number of predictions), one for
+    each rate that was predicted. error: the mean of |predicted - actual| over predictions, or None.
     """
     actual = {}
     for record in records:
         for prediction in valid(record, "pass_rate"):
-            actual.setdefault(prediction, []).append(np.mean(correctness(record)))
-    cells = [(p / ATTEMPTS, float(np.mean(rates)), len(rates)) for p, rates in sorted(actual.items())]
-    total = sum(count for *_, count in cells)
-    return cells, sum(count * abs(p - a) for p, a, count in cells) / total if total else None
-
-
-def in_range(records):
-    """The share of valid length predictions within the lengths of correct solutions, where there are any, or
-    None."""
-    hits = []
-    for record in records:
-        right = [c["length"] for c in record["completions"] if c["correct"]]
-        hits += [min(right) <= length <= max(right) for length in valid(record, "solution_length") if right]
-    return float(np.mean(hits)) if hits else None
+            actual.setdefault(prediction / ATTEMPTS, []).append(mean(record["completions"], "correct"))
+    cells = [(rate, float(np.mean(rates)), len(rates)) for rate, rates in sorted(actual.items())]
+    gaps = [abs(rate - solved) for rate, solved, count in cells for _ in range(count)]
+    return cells, float(np.mean(gaps)) if gaps else None
 
 
 # --- All figures of an evaluation -------------------------------------------------------------------------
 
-def sizes(records):
-    """The k of pass@k that are reported: powers of two up to the number of completions, and that number."""
-    n = min(len(record["completions"]) for record in records)
-    return sorted({n, *(2 ** i for i in range(n.bit_length()))})
+def figures(record, sizes):
+    """The figures of one problem that are averaged over problems, pass@k for k in `sizes`: {name: number}."""
+    done, hinted, said = (record.get(part) for part in ("completions", "hinted", "predictions"))
+    rate, right = mean(done, "correct"), sum(completion["correct"] for completion in done)
+    values = {"accuracy": rate, "frac_always_right": float(rate == 1), "frac_never_right": float(rate == 0)}
+    values |= {f"completions/{name}": mean(done, name) for name in FORM if name in done[0]}
+    values |= {f"pass@{k}": pass_at_k(len(done), right, k) for k in sizes}
+    values["completions/mean_length"] = mean(done, "length")
+    values["completions/clipped_ratio"] = 1 - mean(done, "finished")
+    if hinted:
+        values |= {"hints/accuracy": mean(hinted, "correct"), "hints/gain": mean(hinted, "correct") - rate,
+                   "hints/mean_length": mean(hinted, "length")}
+    if said:
+        terms = {f"meta/reward/{name}": mean([p["rewards"] for p in said], name) for name in REWARDS}
+        values |= terms | {"meta/reward": sum(terms.values()) / len(terms)}
+        values["meta/completions/mean_length"] = mean(said, "length")
+        for field in ("notions", "pass_rate", "solution_length"):
+            values[f"meta/valid/{field}"] = len(valid(record, field)) / len(said)
+    return values
 
 
 def per_problem(records):
-    """Figures that are means over problems: {name: array [N]}; nan where a problem has none."""
-    values = {"accuracy": [np.mean(correctness(record)) for record in records]}
-    for k in sizes(records):
-        values[f"pass@{k}"] = [pass_at_k(len(r["completions"]), sum(correctness(r)), k) for r in records]
-    values["completions/mean_length"] = [np.mean([c["length"] for c in r["completions"]]) for r in records]
-    values["completions/clipped_ratio"] = [np.mean([not c["finished"] for c in r["completions"]]) for r in records]
-    if all("hinted" in record for record in records):
-        values["hints/accuracy"] = [np.mean([c["correct"] for c in record["hinted"]]) for record in records]
-        values["hints/gain"] = np.subtract(values["hints/accuracy"], values["accuracy"])
-        values["hints/mean_length"] = [np.mean([c["length"] for c in record["hinted"]]) for record in records]
-    if all(record["predictions"] for record in records):
-        for name in REWARDS:
-            values[f"meta/reward/{name}"] = [np.mean([p["rewards"][name] for p in r["predictions"]]) for r in records]
-        values["meta/reward"] = np.mean([values[f"meta/reward/{name}"] for name in REWARDS], axis=0)
-        values["meta/completions/mean_length"] = [np.mean([p["length"] for p in r["predictions"]]) for r in records]
-        for field in ("notions", "pass_rate", "solution_length"):
-            values[f"meta/valid/{field}"] = [len(valid(r, field)) / len(r["predictions"]) for r in records]
-    return {name: np.asarray(column, dtype=float) for name, column in values.items()}
+    """The figures that are means over problems and that every record has: {name: array [N]}.
+
+    pass@k is of k = 1, 2, 4, ... up to the number n of completions, and of n.
+    """
+    n = min(len(record["completions"]) for record in records)
+    rows = [figures(record, sorted({n, *(2 ** i for i in range(n.bit_length()))})) for record in records]
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: np.array([row[name] for row in rows]) for name in shared}
 
 
 def summarise(records, gate_std=GATE_STD, gate_margin=GATE_MARGIN):
@@ -143,78 +138,77 @@ def summarise(records, gate_std=GATE_STD, gate_margin=GATE_MARGIN):
 
     gate_std, gate_margin: of the gate that meta/gating/* judges, see `gating.should_skip`.
     """
-    values = per_problem(records)
-    summary = {name: float(column.mean()) for name, column in values.items()}
-    accuracy = values["accuracy"]
-    levels = {"accuracy": summary.pop("accuracy")}
-    for level in sorted({record["level"] for record in records}):
-        levels[f"accuracy/{level or 'all'}"] = float(accuracy[[r["level"] == level for r in records]].mean())
-    summary = levels | summary | {"frac_always_right": float((accuracy == 1).mean()),
-                                  "frac_never_right": float((accuracy == 0).mean())}
+    values, accuracy = per_problem(records), {}
+    for record, rate in zip(records, values["accuracy"]):
+        accuracy.setdefault(record["level"] or "all", []).append(rate)
+    summary = {"accuracy": float(values["accuracy"].mean())}
+    summary |= {f"accuracy/{level}": float(np.mean(accuracy[level])) for level in sorted(accuracy)}
+    summary |= {name: float(column.mean()) for name, column in values.items()}
     if "meta/reward" in values:
-        pass_rates, lengths = awareness(records)
-        for name, pairs in (("pass_rate", pass_rates), ("length", lengths)):
+        for name, pairs in zip(("pass_rate", "length"), awareness(records)):
             summary[f"meta/correlation/{name}"] = correlation(pairs)
             summary[f"meta/error/{name}"] = float(np.mean([abs(p - a) for p, a in pairs])) if pairs else None
         summary["meta/error/calibration"] = calibration(records)[1]
-        summary["meta/length_in_range"] = in_range(records)
         gates = [should_skip(valid(record, "pass_rate"), gate_std, gate_margin) for record in records]
-        gating = precision_recall(gates, [rate in (0, 1) for rate in accuracy])
+        gating = precision_recall(gates, [rate in (0, 1) for rate in values["accuracy"]])
         summary |= {f"meta/gating/{name}": value for name, value in gating.items()}
     return summary
 
 
 def intervals(records):
-    """95 % intervals over problems for the figures of `summarise` that have one: {name: (low, high) or
-    None}."""
+    """95 % intervals over problems of figures of `summarise`: {name: (low, high) or None}."""
     ends = {name: bootstrap(column) for name, column in per_problem(records).items()}
-    for name, pairs in zip(("pass_rate", "length"), awareness(records)):
-        ends[f"meta/correlation/{name}"] = bootstrap(pairs, correlation)
-    return ends
+    return ends | {f"meta/correlation/{name}": bootstrap(pairs, statistic=correlation)
+                   for name, pairs in zip(("pass_rate", "length"), awareness(records))}
 
 
-def difference(before, after):
-    """The paired difference after - before of two evaluations of the same problems: {name: (mean, interval)}.
+def paired(before, after):
+    """The differences after - before of two evaluations of the same problems: {name: array [N]}.
 
-    Problems are paired by id, and one bootstrap draws both members of a pair, so that what makes a problem
-    hard for both cancels out. Raises ValueError with one line if they are not the same problems.
+    Pairs are made by id, so that what makes a problem hard for both cancels out. Raises ValueError with one
+    line if they are not the same problems.
     """
-    first, second = ({record["id"]: record for record in records} for records in (before, after))
-    if len(first) < len(before) or len(second) < len(after):
+    ours, theirs = ({(r["id"], r["problem"], r["answer"]): r for r in part} for part in (before, after))
+    if len({r["id"] for r in before}) < len(before) or len({r["id"] for r in after}) < len(after):
         raise ValueError("several problems have the same id")
-    if first.keys() != second.keys():
-        raise ValueError(f"these are not the same problems: {len(first.keys() - second.keys())} are only in the "
-                         f"first and {len(second.keys() - first.keys())} only in the second")
-    changed = [name for name in first if any(first[name][key] != second[name][key] for key in ("problem", "answer"))]
-    if changed:
-        raise ValueError(f"problem {changed[0]} has another text or answer in the second")
-    ours, theirs = per_problem(before), per_problem([second[record["id"]] for record in before])
-    pairs = {name: theirs[name] - ours[name] for name in ours if name in theirs}
-    return {name: (float(column.mean()), bootstrap(column)) for name, column in pairs.items()}
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"these are not the same problems: {len(ours.keys() - theirs.keys())} are only in "
+                         f"the first and {len(theirs.keys() - ours.keys())} only in the second")
+    first, second = per_problem(before), per_problem([theirs[key] for key in ours])
+    return {name: second[name] - first[name] for name in first if name in second}
+
+
+def averages(sets, group_of):
+    """The mean of a figure in each data set, in each group of sets, and in all: {heading: (mean, interval)}.
+
+    sets: {name: array [N], the figure of each problem}. group_of: from a name to its group. Sets count alike.
+    """
+    parts = {name: [values] for name, values in sets.items()}
+    for group in [*dict.fromkeys(map(group_of, sets)), "all"]:
+        part = [values for name, values in sets.items() if group in (group_of(name), "all")]
+        parts[f"{group} ({len(part)} set{'s' * (len(part) > 1)})"] = part
+    return {heading: (float(np.mean([values.mean() for values in part])), bootstrap(*part))
+            for heading, part in parts.items()}
 
 
 # --- The metrics of a training step -----------------------------------------------------------------------
 
 def path_metrics(batch):
     """What is logged of both paths of a step (a `masa.Batch`)."""
-    metrics = path_of([group.solutions for group in batch.groups], batch.rewards, "")
+    metrics, paths = {}, {"": ([group.solutions for group in batch.groups], batch.rewards)}
     if batch.terms:
-        metrics |= path_of([group.metas for group in batch.groups], batch.meta_rewards, "meta/")
-        metrics |= {f"meta/reward/{name}": sum(terms[name] for terms in batch.terms) / len(batch.terms)
-                    for name in REWARDS}
+        paths["meta/"] = [group.metas for group in batch.groups], batch.meta_rewards
+        metrics = {f"meta/reward/{name}": mean(batch.terms, name) for name in REWARDS}
+    for prefix, (parts, rewards) in paths.items():
+        lengths = [length for part in parts for length in part.lengths]
+        groups, finished = rewards.view(len(parts), -1), sum(part.finished.sum().item() for part in parts)
+        metrics |= {f"{prefix}reward": rewards.mean().item(),
+                    f"{prefix}frac_reward_zero_std": (groups.amax(1) == groups.amin(1)).float().mean().item(),
+                    f"{prefix}completions/mean_length": sum(lengths) / len(lengths),
+                    f"{prefix}completions/max_length": max(lengths),
+                    f"{prefix}completions/clipped_ratio": 1 - finished / len(lengths),
+                    f"{prefix}tokens": sum(lengths)}
     return metrics
-
-
-def path_of(parts, rewards, prefix):
-    """The metrics of one path. parts: the Rollouts of each of N groups. rewards: [N * rows of a group]."""
-    lengths, groups = [length for part in parts for length in part.lengths], rewards.view(len(parts), -1)
-    finished = sum(part.finished.sum().item() for part in parts)
-    return {f"{prefix}reward": rewards.mean().item(),
-            f"{prefix}frac_reward_zero_std": (groups.amax(1) == groups.amin(1)).float().mean().item(),
-            f"{prefix}completions/mean_length": sum(lengths) / len(lengths),
-            f"{prefix}completions/max_length": max(lengths),
-            f"{prefix}completions/clipped_ratio": 1 - finished / len(lengths),
-            f"{prefix}tokens": sum(lengths)}
 
 
 # --- What each of them means ------------------------------------------------------------------------------

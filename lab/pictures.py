@@ -5,20 +5,20 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lab.metrics import awareness, bootstrap, calibration, correlation, per_problem, summarise
+from lab.metrics import awareness, bootstrap, calibration, correlation, pass_at_k, summarise
 from rewards import REWARDS
 
 COLOURS = {"solution": "#2a6f97", "meta": "#c8553d", "length": "#6a994e", "difficulty": "#bc6c25",
            "notion": "#7b2d8b"}
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10,
-         "axes.titlesize": 11, "savefig.dpi": 150, "figure.constrained_layout.use": True}
-# of evaluations in one picture
-LINES = ["#2a6f97", "#c8553d", "#6a994e", "#7b2d8b", "#bc6c25", "#444444"]
+LINES = [*COLOURS.values(), "#444444"]          # of evaluations in one picture
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+         "axes.titlesize": 11, "font.size": 10, "savefig.dpi": 150, "figure.constrained_layout.use": True}
+NEVER = "no solution is right"
+ABSENT = {"pass rate": "no valid prediction", "length in tokens": "no valid prediction of a solved problem"}
 
 
 def draw(stem, sets):
-    """The pictures of evaluations, {data set: {heading: records}}, as files that begin with `stem`: their
-    names."""
+    """Draw evaluations, {data set: {heading: records}}, into files STEM-SET-WHAT.png; returns their names."""
     written = []
     for name, evaluations in sets.items():
         all_records = [record for records in evaluations.values() for record in records]
@@ -30,6 +30,12 @@ def draw(stem, sets):
                 Path(written[-1]).parent.mkdir(parents=True, exist_ok=True)
                 plot(evaluations, written[-1])
     return written
+
+
+def note(axis, *lines):
+    """Say in the middle of a picture why there is nothing to see. Lines that are False are left out."""
+    text = "\n".join(line for line in lines if line)
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", color="#555555")
 
 
 def smooth(values, window):
@@ -57,12 +63,13 @@ def plot_curves(rows, path, title="", evaluations=None):
         figure, axes = plt.subplots(2, 2 + gated, figsize=(10 + 5 * gated, 6.4), sharex=True)
         (accuracy, rewards, *gate), (lengths, variance, *cutoff) = axes
         curve(accuracy, "reward", "training problems", COLOURS["solution"])
-        held_out = [(row["step"] + 1, row["eval/accuracy"]) for row in rows if row.get("eval/accuracy") is not None]
+        known = [row for row in rows if row.get("eval/accuracy") is not None]
+        points = [(row["step"] + 1, row["eval/accuracy"]) for row in known]
         if evaluations:
             before, after = (summarise(evaluations[when])["accuracy"] for when in ("before", "after"))
-            held_out = [(0, before), *held_out, (len(rows), after)]
-        if held_out:
-            accuracy.plot(*zip(*held_out), "o-", color="black", markersize=4, linewidth=1, label="held-out problems")
+            points = [(0, before), *points, (len(rows), after)]
+        if points:
+            accuracy.plot(*zip(*points), "o-", color="black", markersize=4, label="held-out problems")
         for name in REWARDS:
             curve(rewards, f"meta/reward/{name}", name, COLOURS.get(name))
         for prefix, label, name in (("", "solutions", "solution"), ("meta/", "predictions", "meta")):
@@ -72,22 +79,22 @@ def plot_curves(rows, path, title="", evaluations=None):
         rewards.set(title="Rewards of meta predictions", ylim=(0, 1))
         lengths.set(title="Tokens per rollout", xlabel="step", ylim=(0, None))
         variance.set(title="Share of groups without variance", xlabel="step", ylim=(0, 1))
-        for axis, name, title in [(gate[0], "gate", "Gating: share skipped, and its audit"),
-                                  (cutoff[0], "cutoff", "Cutoff: share cut, and its audit")] if gated else []:
-            for part, colour in (("share", "solution"), ("precision", "length"), ("recall", "notion"), ("f1", "difficulty")):
-                curve(axis, f"{name}/{part}", part, COLOURS[colour])
-            axis.set(title=title, ylim=(0, 1))
+        for axis, name, what in zip(gate + cutoff, ("gate", "cutoff"), ("Gating: skipped", "Cutoff: cut")):
+            for part, colour in zip(("share", "precision", "recall", "f1"), LINES):
+                curve(axis, f"{name}/{part}", part, colour)
+            axis.set(title=f"{what} share, and its audit", ylim=(0, 1))
         for axis in axes.flat:
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False, fontsize=9)
+            else:
+                note(axis, "none in this run")
         figure.suptitle(title)
         figure.savefig(path)
         plt.close(figure)
 
 
 def plot_awareness(evaluations, path):
-    """Predicted against actual pass rate and length, a column for each evaluation, as in the paper's Figure
-    1.
+    """Predicted against actual pass rate and length, a column per evaluation, as in the paper's Figure 1.
 
     A point is a problem. The line with marks is the calibration: how often problems are solved about which
     one and the same pass rate was predicted; the mark's area is the share of predictions. evaluations:
@@ -99,45 +106,49 @@ def plot_awareness(evaluations, path):
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, len(pairs), figsize=(4.2 * len(pairs), 8), squeeze=False)
         for column, (heading, both) in enumerate(pairs.items()):
-            for axis, points, limit, name in zip(
-                    axes[:, column], both, (1.0, longest), ("pass rate", "length in tokens")):
-                axis.plot([0, limit], [0, limit], color="black", alpha=0.3, linewidth=1)
+            right = any(c["correct"] for record in evaluations[heading] for c in record["completions"])
+            for axis, points, limit, name in zip(axes[:, column], both, (1.0, longest), ABSENT):
+                r, ends = correlation(points), (-0.04 * limit, 1.04 * limit)
+                axis.set(title=f"{heading}: r is not defined" if r is None else f"{heading}: r = {r:.2f}",
+                         xlabel=f"predicted {name}", ylabel=f"actual {name}", xlim=ends, ylim=ends)
+                axis.set_aspect("equal")
+                note(axis, not right and NEVER, not points and ABSENT[name])
                 if points:              # points on the coarse scale would hide each other
+                    axis.plot([0, limit], [0, limit], color="black", alpha=0.3, linewidth=1)
                     noisy = np.array(points) + jitter.uniform(-0.01, 0.01, (len(points), 2)) * limit
-                    axis.scatter(*noisy.T, s=18, alpha=0.5, color=COLOURS["solution"], edgecolors="none", zorder=2)
-                r = correlation(points)
-                axis.set(title=f"{heading}: r = {'-' if r is None else f'{r:.2f}'}", xlabel=f"predicted {name}",
-                         ylabel=f"actual {name}", xlim=(-0.04 * limit, 1.04 * limit),
-                         ylim=(-0.04 * limit, 1.04 * limit), aspect="equal")
+                    axis.scatter(*noisy.T, s=18, alpha=0.5, color=LINES[0], edgecolors="none", zorder=2)
+                else:
+                    axis.set(xticks=[], yticks=[])
             cells, error = calibration(evaluations[heading])
             if cells:
-                predicted, actual, counts = np.transpose(cells)
-                axes[0, column].plot(predicted, actual, color=COLOURS["meta"], linewidth=1, zorder=3,
-                                     label=f"calibration (mean gap {error:.2f})")
-                axes[0, column].scatter(predicted, actual, s=10 + 150 * counts / counts.sum(), color=COLOURS["meta"],
-                                        zorder=3)
-                axes[0, column].legend(frameon=False, fontsize=8, loc="upper left")
+                (predicted, actual, counts), axis = np.transpose(cells), axes[0, column]
+                axis.plot(predicted, actual, color=LINES[1], label=f"calibration (gap {error:.2f})", zorder=3)
+                axis.scatter(predicted, actual, s=10 + 150 * counts / counts.sum(), color=LINES[1], zorder=3)
+                axis.legend(frameon=False, fontsize=8, loc="upper left")
         figure.savefig(path)
         plt.close(figure)
 
 
 def plot_pass_at_k(evaluations, path):
-    """pass@k over k with its 95 % interval, a line for each evaluation, as a PNG file.
+    """pass@k with its 95 % interval for k up to n, a line for each evaluation, as a PNG file.
 
-    evaluations: {heading: records of `evaluate`}.
+    evaluations: {heading: records of `evaluate`}. Of a large n, some 25 k are drawn, evenly on the log scale.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 4))
-        ticks = set()
+        ticks, best = set(), 0
         for (heading, records), colour in zip(evaluations.items(), LINES * len(evaluations)):
-            values = per_problem(records)
-            columns = {int(name[5:]): column for name, column in values.items() if name.startswith("pass@")}
-            axis.plot(list(columns), [column.mean() for column in columns.values()], "o-", color=colour, markersize=4,
-                      label=heading)
-            ends = [bootstrap(column) for column in columns.values()]
+            rows = [[completion["correct"] for completion in record["completions"]] for record in records]
+            n = min(map(len, rows))
+            sizes = np.unique(np.geomspace(1, n, 33).round().astype(int))
+            columns = [np.array([pass_at_k(len(row), sum(row), k) for row in rows]) for k in sizes.tolist()]
+            axis.plot(sizes, np.mean(columns, 1), "o-", color=colour, markersize=3, label=heading)
+            ends = list(map(bootstrap, columns))
             if None not in ends:
-                axis.fill_between(list(columns), *np.transpose(ends), color=colour, alpha=0.15, linewidth=0)
-            ticks |= columns.keys()
+                axis.fill_between(sizes, *np.transpose(ends), color=colour, alpha=0.15, linewidth=0)
+            ticks |= {n, *(2 ** i for i in range(n.bit_length()))}
+            best = max(best, np.max(columns))
+        note(axis, best == 0 and NEVER)
         axis.set(xlabel="k", ylabel="pass@k", ylim=(0, 1), xscale="log", title="Solved by at least one of k")
         axis.set_xticks(sorted(ticks), sorted(ticks))
         axis.minorticks_off()

@@ -3,11 +3,9 @@
 import sys
 from pathlib import Path
 
-import numpy as np
+from lab.metrics import averages, bootstrap, paired, per_problem, summarise
 
-from lab.metrics import difference, summarise
-
-DETAILS = ("pass@", "meta/valid", "meta/error", "meta/gating", "meta/length_in_range")
+DETAILS = ("pass@", "meta/error", "meta/gating")            # not in the table of a training run
 
 
 # --- On the screen ----------------------------------------------------------------------------------------
@@ -36,20 +34,37 @@ def print_table(evaluations, title="held-out problems"):
                           for heading, records in evaluations.items()}, 10)
 
 
+def print_averages(title, columns):
+    """A figure of several data sets, and its means over groups of them; {heading: {data set: array [N]}}."""
+    from tasks.benchmarks import group_of  # training does without the sandbox
+    print_columns(title, {heading: {row: cell(*pair) for row, pair in averages(sets, group_of).items()}
+                          for heading, sets in columns.items()}, 30)
+
+
+def show_gold(sources, limit, allow_code_execution):
+    """Say how many answers of data sets pass their own graders; the arguments are those of `load_sets`."""
+    from tasks.benchmarks import check_gold, load_sets
+    for name, (benchmark, problems) in load_sets(sources, limit, allow_code_execution).items():
+        passed, total, failed = check_gold(benchmark, problems)
+        print(f"{name}: " + (f"{passed:,} of {total:,} answers pass their own grader" if total
+                             else "has no answers of its own"), flush=True)
+        for problem in failed:
+            print(f"    {problem.id} does not: {problem.answer[:80]!r}")
+
+
 def show_results(results):
-    """The tables of an evaluation (a finished `results.Results`) on the screen, and its pictures beside its
-    file."""
+    """The tables of a finished `results.Results` on the screen, and its pictures beside its file."""
     sets, stem = results.content["data"], results.path.with_suffix("")
     for name, part in sets.items():
         ends = part["intervals"]
         print_columns(name, {"value [95 % interval]": {figure: cell(value, ends.get(figure))
                                                        for figure, value in part["summary"].items()}}, 30)
         print(f"{len(part['records'])} problems, {part['tokens']:,} tokens in {part['seconds']:.0f} seconds: "
-              f"{part['tokens_per_second']:,.0f} tokens per second, {part['seconds_per_problem']:.2f} s per problem")
-    if len(sets) > 1:
-        mean = np.mean([part["summary"]["pass@1"] for part in sets.values()])
-        print(f"pass@1, mean of the {len(sets)} sets: {mean:.3f}")
+              f"{part['tokens_per_second']:,.0f} tokens/s, {part['seconds_per_problem']:.2f} s per problem")
     records = {name: part["records"] for name, part in sets.items()}
+    if len(sets) > 1:
+        print_averages("all sets", {"pass@1 [95 % interval]": {name: per_problem(part)["accuracy"]
+                                                               for name, part in records.items()}})
     from lab.pictures import draw
     pictures = draw(stem, {name: {stem.name: part} for name, part in records.items()})
     print(f"Completions, grades and pictures are in {', '.join([str(results.path), *pictures])}")
@@ -66,20 +81,24 @@ def show_comparison(files, output=None):
     labels = [f"{path.parent.name} {path.stem}" if full else path.stem for path in paths]
     if len(set(labels)) < len(labels):
         raise ValueError(f"--compare {labels[0]}: two files with the same name and folder")
-    (_, first), drawn = files[0], {}
+    (_, first), changes = files[0], {label: {} for label in labels[1:]}
     for name, records in first.items():
         for label, (path, sets) in zip(labels[1:], files[1:]):
             if name not in sets:
                 raise ValueError(f"{path} holds no {name}, only {', '.join(sets)}")
             try:
-                gained = difference(records, sets[name])
+                change = paired(records, sets[name])
             except ValueError as error:
                 raise ValueError(f"{paths[0]} and {path}, {name}: {error}") from None
             columns = {heading: {figure: cell(value) for figure, value in summarise(part).items()}
                        for heading, part in ((labels[0], records), (label, sets[name]))}
-            change = {figure: cell(*pair) for figure, pair in gained.items()}
-            print_columns(name, columns | {"difference [95 % interval]": change}, 30)
-        drawn[name] = dict(zip(labels, (sets[name] for _, sets in files)))
+            columns["difference [95 % interval]"] = {figure: cell(values.mean(), bootstrap(values))
+                                                     for figure, values in change.items()}
+            print_columns(name, columns, 30)
+            changes[label][name] = change["accuracy"]
+    if len(first) > 1:
+        print_averages(f"pass@1, difference to {labels[0]}", changes)
+    drawn = {name: dict(zip(labels, (sets[name] for _, sets in files))) for name in first}
     from lab.pictures import draw
     pictures = draw(Path(output).with_suffix("") if output else paths[-1].with_name("compare"), drawn)
     if pictures:
@@ -89,9 +108,9 @@ def show_comparison(files, output=None):
 def one_of_each(batch):
     """The first solution of a step and, if there is one, the first meta rollout, in full, as a dict."""
     group = batch.groups[0]
-    row = {"problem": group.problem.text, "answer": group.problem.answer, "solution": group.solutions.texts[0],
-           "solution_tokens": group.solutions.lengths[0], "solution_reward": float(group.correct[0]),
-           "pass_rate": sum(group.correct) / len(group.correct)}
+    row = {"problem": group.problem.text, "answer": group.problem.answer,
+           "solution": group.solutions.texts[0], "solution_tokens": group.solutions.lengths[0],
+           "solution_reward": float(group.correct[0]), "pass_rate": sum(group.correct) / len(group.correct)}
     if batch.terms:
         row |= {"meta": group.metas.texts[0], "meta_rewards": batch.terms[0]}
     return row
@@ -100,8 +119,9 @@ def one_of_each(batch):
 def print_rollouts(row, bar):
     """Print a row of `one_of_each`, which also has its step. A model's control characters are spelled out."""
     lines = [f"--- step {row['step']} ---", f"problem     {row['problem']}",
-             f"solution    {row['solution']}", f"            reward {row['solution_reward']:.0f} (gold answer "
-             f"{row['answer']}), {row['solution_tokens']} tokens; {row['pass_rate']:.0%} of its group are right"]
+             f"solution    {row['solution']}", f"            reward {row['solution_reward']:.0f} (gold "
+             f"answer {row['answer']}), {row['solution_tokens']} tokens; {row['pass_rate']:.0%} of its group "
+             "are right"]
     if "meta" in row:
         rewards = ", ".join(f"{name} {value:.2f}" for name, value in row["meta_rewards"].items())
         lines += [f"prediction  {row['meta']}", f"            rewards: {rewards}"]
@@ -126,7 +146,8 @@ class Reporter:
                 tracker.init(project="masa", name=folder.name, config=config)
                 self.send = lambda metrics, step: tracker.log(metrics, step=step)
         except ImportError:
-            raise ValueError(f"--report-to {service}: it is not installed, try pip install {service}") from None
+            raise ValueError(f"--report-to {service}: it is not installed, try pip install "
+                             f"{service}") from None
 
     def log(self, metrics, step):
         self.send({name: value for name, value in metrics.items() if value is not None}, step)

@@ -40,6 +40,7 @@ class Benchmark:
     """source, split: as in `problems.read_hub`. read: a row's (text, answer[, level[, tests]]); KeyError if a
     column is missing, ValueError if the row is no problem. grade: is a completion right, given a Problem?
     instruction: ends the prompt; None for the ordinary one. executes: does grading run what the model wrote?
+    group: as in the paper's averages, or "other".
     """
     source: str
     split: str
@@ -48,6 +49,7 @@ class Benchmark:
     instruction: str | None = None
     executes: bool = False
     note: str = ""
+    group: str = "mathematics"
 
 
 # --- Rows -------------------------------------------------------------------------------------------------
@@ -278,6 +280,24 @@ def read_rows(name, benchmark, rows):
     return problems
 
 
+def load_sets(sources, limit=None, allow_code_execution=False):
+    """{name: (Benchmark, list of Problems)} of several sources of `load_benchmark`, separated by commas.
+
+    A benchmark goes by its own name, a file or a hub id by its last part. Raises ValueError with one line.
+    """
+    names = [source.partition("=")[0].strip() for source in sources.split(",")]
+    names = [name if name in BENCHMARKS else Path(name).stem for name in names]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--data {sources} names a set twice")
+    return {name: load_benchmark(source.strip(), limit, allow_code_execution)
+            for name, source in zip(names, sources.split(","))}
+
+
+def group_of(name):
+    """The group of a data set by its name in a result file; "other" if it is none of BENCHMARKS."""
+    return BENCHMARKS.get(name.partition("@")[0], PLAIN).group
+
+
 def check_gold(benchmark, problems):
     """Is a set read rightly? Grades its own answers: (how many pass, of how many, first Problems that fail).
 
@@ -291,9 +311,10 @@ def check_gold(benchmark, problems):
 
 GATED = "Its authors ask for consent: accept it on its page of the hub, then `hf auth login`"
 TOY_PROBLEMS = 200
-PLAIN = Benchmark("", "", columns("problem", "answer"))
-LOGIC = dict(read=read_logic, grade=grade_letter)
-PROGRAM = dict(grade=by_block(sandbox.passes), instruction=CODE, executes=True)
+PLAIN = Benchmark("", "", columns("problem", "answer"), group="other")
+LOGIC = dict(grade=grade_letter, group="logic")
+SCIENCE = dict(grade=grade_letter, group="science")
+PROGRAM = dict(grade=by_block(sandbox.passes), instruction=CODE, executes=True, group="code")
 BENCHMARKS = {
     "math500": Benchmark("HuggingFaceH4/MATH-500", "test", columns("problem", "answer", "level")),
     "aime24": Benchmark("HuggingFaceH4/aime_2024", "train", columns("problem", "answer")),
@@ -301,20 +322,21 @@ BENCHMARKS = {
     "amc23": Benchmark("math-ai/amc23", "test", columns("question", "answer")),
     "minerva": Benchmark("math-ai/minervamath", "test", columns("question", "answer")),
     "olympiad": Benchmark("math-ai/olympiadbench", "test", columns("question", "final_answer", "subfield")),
-    "gpqa": Benchmark("Idavidrein/gpqa:gpqa_diamond", "train", read_gpqa, grade_letter, note=GATED),
-    "rbench": Benchmark("R-Bench/R-Bench:rbench-t_en", "test", read_rbench, grade_letter),
-    "arc": Benchmark("allenai/ai2_arc:ARC-Challenge", "test", read_arc, grade_letter),
-    "scibench": Benchmark("xw27/scibench", "train", read_scibench, grade_science),
-    "prontoqa": Benchmark("renma/ProntoQA", "validation", **LOGIC),
-    "proofwriter": Benchmark("renma/ProofWriter", "validation", **LOGIC),
-    "folio": Benchmark("yale-nlp/FOLIO", "validation", read_folio, grade_letter, note=GATED),
-    "deduction": Benchmark("lukaemon/bbh:logical_deduction_five_objects", "test", read_bbh, grade_letter),
-    "lsat": Benchmark("hails/agieval-lsat-ar", "test", read_agieval, grade_letter),
-    "logic": Benchmark("", "", **LOGIC),
+    "gpqa": Benchmark("Idavidrein/gpqa:gpqa_diamond", "train", read_gpqa, note=GATED, **SCIENCE),
+    "rbench": Benchmark("R-Bench/R-Bench:rbench-t_en", "test", read_rbench, **SCIENCE),
+    "arc": Benchmark("allenai/ai2_arc:ARC-Challenge", "test", read_arc, **SCIENCE),
+    "scibench": Benchmark("xw27/scibench", "train", read_scibench, grade_science, group="science"),
+    "prontoqa": Benchmark("renma/ProntoQA", "validation", read_logic, **LOGIC),
+    "proofwriter": Benchmark("renma/ProofWriter", "validation", read_logic, **LOGIC),
+    "folio": Benchmark("yale-nlp/FOLIO", "validation", read_folio, note=GATED, **LOGIC),
+    "deduction": Benchmark("lukaemon/bbh:logical_deduction_five_objects", "test", read_bbh, **LOGIC),
+    "lsat": Benchmark("hails/agieval-lsat-ar", "test", read_agieval, **LOGIC),
+    "logic": Benchmark("", "", read_logic, **LOGIC),
     "mbpp": Benchmark("google-research-datasets/mbpp:sanitized", "test", read_mbpp, **PROGRAM),
     "mbppplus": Benchmark("evalplus/mbppplus", "test", read_mbpp, **PROGRAM),
     "humanevalplus": Benchmark("evalplus/humanevalplus", "test", read_humaneval, **PROGRAM),
-    "crux": Benchmark("cruxeval-org/cruxeval", "test", read_crux, by_block(is_result), LITERAL, True),
+    "crux": Benchmark("cruxeval-org/cruxeval", "test", read_crux, by_block(is_result), LITERAL, True,
+                      group="code"),
     "livecodebench": Benchmark("lighteval/code_generation_lite:release_latest", "test", livecodebench.read,
-                               by_block(livecodebench.passes), CODE, True),
+                               by_block(livecodebench.passes), CODE, True, group="code"),
 }

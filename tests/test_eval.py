@@ -1,7 +1,9 @@
 """Sampling, records, and the command line: what is interrupted goes on as if it had not been."""
 
+import io
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 import eval as evaluation
 import rollout
-from eval import evaluate, main
+from eval import evaluate, main, right_unboxed
 from lab.metrics import summarise
 from lab.results import Results, read_results
 from rollout import Sampler, generate
+from tasks.grader import grade
 from tasks.problems import Problem
 from tasks.prompts import encode, solution_messages
 
@@ -265,3 +268,76 @@ def test_a_large_model_needs_a_gpu(tmp_path, monkeypatch):
         (tmp_path / "large" / name).touch()
     with pytest.raises(SystemExit, match=r"large has \d\.\d billion parameters and there is no GPU"):
         main(["--model", "large", "--limit", "2"])
+
+
+# --- Beside accuracy, and several sets --------------------------------------------------------------------
+
+@pytest.mark.parametrize("text, answer, right", [
+    ("So it is 1, 2, and then 42.", "42", True), ("42 is it, not 41", "42", False), ("Is it (B).", "B", True),
+    ("costs $1,234.50 in all", "1234.5", True), ("It is -3", "-3", True), ("It is −3", "-3", True),
+    ("10-3", "-3", False), ("a half: 1/2.", "0.5", True), ("C, or rather D", "C", False), ("", "1", False),
+    ("no answer", "B", False), ("Banana", "B", False), ("4" + " " * 3000, "4", False), ("x2", "2", False)])
+def test_right_unboxed(text, answer, right):
+    problem = Problem("p", "?", answer, "")
+    assert right_unboxed(text, problem, lambda box, problem: grade(box, problem.answer)) == right
+
+
+def test_records_say_what_was_lost_to_the_format(tiny_policy, monkeypatch):
+    """Boxed and right, boxed and wrong though 0 comes last, unboxed and right, and the same out of budget."""
+    said = iter([r"\boxed{0}", r"\boxed{1} or 0", "it is 0", "it is 0"])
+
+    def scripted(model, tokenizer, prompts, *rest):
+        rollouts = generate(model, tokenizer, prompts, *rest)
+        rollouts.texts = [next(said) for _ in prompts]
+        rollouts.finished = torch.tensor([True, True, True, False])
+        return rollouts
+    monkeypatch.setattr(rollout, "generate", scripted)
+    record, = evaluate(sampler(tiny_policy), PROBLEMS[:1], samples=4, metas=0)
+    columns = [[c[name] for c in record["completions"]] for name in ("correct", "boxed", "right_unboxed")]
+    assert columns == [[True, False, False, False], [True, True, False, False], [False, False, True, False]]
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_where_no_box_is_asked_for_none_is_missed(tiny_policy):
+    record, = evaluate(sampler(tiny_policy, instruction="w11"), PROBLEMS[:1], samples=2, metas=0)
+    assert not {"boxed", "right_unboxed"} & set(record["completions"][0])
+
+
+def test_several_sets_say_which_of_how_many(folder, capsys):
+    (folder / "more.jsonl").write_text((folder / "problems.jsonl").read_text().replace("w1 w2", "w9 w8"))
+    both = f"{folder / 'problems.jsonl'}, {folder / 'more.jsonl'}"
+    command(folder, "--data", both, output="both.json")
+    shown = capsys.readouterr().out
+    assert re.search(r"problems \(1 of 2\).* 0/10 ", shown) and re.search(r"more \(2 of 2\).* 5/10 ", shown)
+    assert re.search(r"all \(2 sets\) +0\.00 \[0\.00, 0\.00\]", shown)
+    assert list(read_results(folder / "both.json")) == ["problems", "more"]
+
+
+def test_two_evaluations_do_not_write_to_one_file(folder, monkeypatch):
+    def meanwhile(self, name, records, seconds):
+        with pytest.raises(SystemExit, match=r"^eval.py: .*out.jsonl is in use by another process$"):
+            command(folder, "--seed", 1)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Results, "append", meanwhile)
+    with pytest.raises(SystemExit, match="130"):
+        command(folder)
+    monkeypatch.undo()
+    assert command(folder)["config"]["seed"] == 0           # it is free again, and nothing of it was lost
+
+
+def test_names_that_an_ascii_terminal_cannot_show(folder, monkeypatch):
+    (folder / "zéro.jsonl").write_text((folder / "problems.jsonl").read_text())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    command(folder, "--data", folder / "zéro.jsonl", output="é.json")
+    sys.stdout.flush()
+    assert rb"z\xe9ro  " in sys.stdout.buffer.getvalue()
+    assert read_results(folder / "é.json").keys() == {"zéro"}
+
+
+def test_the_gold_check_needs_no_model(folder, capsys):
+    data = f"toy,{folder / 'problems.jsonl'}"
+    main(["--model", "./nowhere", "--check-gold", "--data", data, "--limit", "4"])
+    assert capsys.readouterr().out.splitlines() == ["toy: 4 of 4 answers pass their own grader",
+                                                    "problems: 4 of 4 answers pass their own grader"]
+    with pytest.raises(SystemExit, match="mbpp executes code"):
+        main(["--check-gold", "--data", "mbpp"])

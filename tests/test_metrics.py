@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from lab.metrics import (
+    averages,
     awareness,
     bootstrap,
     calibration,
     correlation,
-    difference,
-    in_range,
     intervals,
+    paired,
     pass_at_k,
     path_metrics,
     summarise,
@@ -92,8 +92,8 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
 
 def test_bootstrap_of_little():
     assert bootstrap([]) is None and bootstrap([1.0]) is None and bootstrap([2.0, 2.0]) == (2.0, 2.0)
-    assert bootstrap([(1, 1), (1, 2)], correlation) is None              # not defined in any resample
-    low, high = bootstrap([(1, 1), (2, 2), (3, 2)], correlation)         # and here in some
+    assert bootstrap([(1, 1), (1, 2)], statistic=correlation) is None      # not defined in any resample
+    low, high = bootstrap([(1, 1), (2, 2), (3, 2)], statistic=correlation)              # and here in some
     assert 0 < low <= high <= 1.0000001
 
 
@@ -111,11 +111,6 @@ def test_calibration_by_hand():
     merged = [record("", [True], [1], [(4, 1)]), record("", [False], [1], [(4, 1), (4, 1)])]
     assert calibration(merged) == ([(0.5, pytest.approx(1 / 3), 3)], pytest.approx(1 / 6))
     assert calibration([record("", [True], [1], [(None, 1)])]) == ([], None)
-
-
-def test_length_in_range_by_hand():
-    assert in_range(RECORDS) == pytest.approx(2 / 3)  # 4 in 3..5, 7 in 7..7, 9 not; the third has no range
-    assert in_range(RECORDS[2:]) is None
 
 
 def test_correlation_of_a_constant_is_none():
@@ -139,7 +134,7 @@ def test_summary_by_hand():
         ((x - x.mean()) * (y - y.mean())).sum()
         / np.sqrt(((x - x.mean()) ** 2).sum() * ((y - y.mean()) ** 2).sum()))
     assert figures["meta/error/pass_rate"] == pytest.approx((0.125 + 0.25 + 0) / 3)
-    assert figures["meta/error/length"] == 0.5 and figures["meta/length_in_range"] == pytest.approx(2 / 3)
+    assert figures["meta/error/length"] == 0.5
     assert [figures[f"meta/valid/{name}"] for name in ("notions", "pass_rate", "solution_length")] == [
         0, pytest.approx(2 / 3), pytest.approx(2 / 3)]
 
@@ -176,27 +171,27 @@ def test_intervals_of_the_summary():
     assert all(low - 1e-9 <= figures[name] <= high + 1e-9 for name, (low, high) in ends.items())
 
 
-def test_difference_pairs_by_id():
+def test_differences_are_paired_by_id():
     """One evaluation is better by exactly 1/2 on each problem: certain, however unequal the problems are."""
     before = [record("", [i % 2 == 0, False], [3, 3], [], str(i)) for i in range(20)]
     after = [record("", [i % 2 == 0, True], [3, 4], [], str(i)) for i in reversed(range(20))]
-    gained = difference(before, after)
-    assert gained["accuracy"] == (0.5, (0.5, 0.5)) and gained["completions/mean_length"] == (0.5, (0.5, 0.5))
+    gained = paired(before, after)
+    assert gained["accuracy"].tolist() == [0.5] * 20 == gained["completions/mean_length"].tolist()
+    assert bootstrap(gained["accuracy"]) == (0.5, 0.5)
     low, high = intervals(before)["accuracy"]
     assert high - low > 0.1                                 # unpaired it would drown
-    assert difference(after, before)["accuracy"][0] == -0.5
-    mixed = difference(before, before[:10] + after[:10])
-    assert mixed["accuracy"][0] == 0.25 and mixed["accuracy"][1][0] < 0.25 < mixed["accuracy"][1][1]
+    assert paired(after, before)["accuracy"].mean() == -0.5
+    assert paired(before, before[:10] + after[:10])["accuracy"].tolist() == [0] * 10 + [0.5] * 10
 
 
 @pytest.mark.parametrize("change, message", [
     (lambda rows: rows[1:], "1 are only in the first and 0 only in the second"),
-    (lambda rows: [rows[0] | {"problem": "other"}, rows[1]], "problem 0 has another text"),
+    (lambda rows: [rows[0] | {"problem": "other"}, rows[1]], "1 are only in the first and 1 only in the"),
     (lambda rows: [rows[0], rows[0]], "same id")])
-def test_difference_refuses_other_problems(change, message):
+def test_other_problems_have_no_differences(change, message):
     rows = [record("", [True], [3], [], str(i)) for i in range(2)]
     with pytest.raises(ValueError, match=message):
-        difference(rows, change(rows))
+        paired(rows, change(rows))
 
 
 # --- The metrics of a training step -----------------------------------------------------------------------
@@ -223,3 +218,39 @@ def test_both_paths_of_a_step_by_hand():
     assert metrics["meta/completions/clipped_ratio"] == pytest.approx(1 / 3)
     assert [metrics[f"meta/reward/{name}"] for name in ("length", "difficulty",
                                                         "notion")] == pytest.approx([1, 0.25, 0.5])
+
+
+# --- Several sets, and what was lost to the format --------------------------------------------------------
+
+def test_the_interval_of_a_mean_over_sets_draws_each_set_by_itself():
+    """Of independent sets the variances of the means add up: sqrt(0.04 / 400 + 1 / 100) / 2."""
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(0, 0.2, 400), rng.normal(0, 1, 100)
+    low, high = bootstrap(first, second)
+    error = (first.var() / 400 + second.var() / 100) ** 0.5 / 2
+    assert (high - low) / 2 / error == pytest.approx(1.96, abs=0.15)
+    low, high = bootstrap(second, second)                   # the same numbers are not the same draws
+    assert (high - low) / 2 / (second.std() / 10) == pytest.approx(1.96 / 2 ** 0.5, abs=0.15)
+    assert bootstrap(first, [1.0]) is None
+
+
+def test_averages_count_sets_alike():
+    sets = {"x": np.array([0.0, 1, 1, 1]), "y": np.array([0.0, 0]), "z": np.array([1.0, 1])}
+    rows = averages(sets, {"x": "logic", "y": "code", "z": "logic"}.get)
+    assert {name: mean for name, (mean, _) in rows.items()} == {
+        "x": 0.75, "y": 0, "z": 1, "logic (2 sets)": 0.875, "code (1 set)": 0,
+        "all (3 sets)": pytest.approx(1.75 / 3)}
+    assert rows["code (1 set)"][1] == (0, 0) and rows["x"][1] == bootstrap(sets["x"])
+    low, high = rows["logic (2 sets)"][1]
+    assert low < 0.875 < high <= 1 and low >= 0.5           # z never varies
+
+
+def test_what_was_lost_to_the_format_is_shown_where_it_is_known():
+    def told(row, boxed, unboxed):
+        parts = zip(row["completions"], boxed, unboxed)
+        return row | {"completions": [c | {"boxed": b, "right_unboxed": u} for c, b, u in parts]}
+    rows = [told(RECORDS[0], [True, True], [False, False]), told(RECORDS[1], [False, True], [True, False])]
+    figures = summarise(rows)
+    assert figures["completions/boxed"] == 0.75 and figures["completions/right_unboxed"] == 0.25
+    assert intervals(rows)["completions/right_unboxed"] == (0, 0.5)
+    assert not {"completions/boxed", "completions/right_unboxed"} & set(summarise([*rows, RECORDS[2]]))

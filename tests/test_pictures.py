@@ -36,7 +36,8 @@ def test_awareness_shows_each_problem_where_it_is(tmp_path, drawn):
     plot_awareness({"before": [], "after": RECORDS}, tmp_path / "awareness.png")
     assert (tmp_path / "awareness.png").read_bytes().startswith(b"\x89PNG")
     rate_before, rate_after, length_before, length_after = drawn[0].axes
-    assert rate_before.get_title() == "before: r = -" and length_after.get_title() == "after: r = 1.00"
+    assert rate_before.get_title() == "before: r is not defined"
+    assert length_after.get_title() == "after: r = 1.00"
     points = rate_after.collections[0].get_offsets()
     assert np.abs(points - [(0.875, 1.0), (0.25, 0.5), (0.0, 0.0)]).max() < 0.0101
     assert rate_after.collections[1].get_offsets().tolist() == [[0, 0], [0.25, 0.5], [0.75, 1], [1, 1]]
@@ -59,3 +60,45 @@ def test_what_can_be_drawn_is_drawn(tmp_path):
         f"{tmp_path}/new/x-a-set-pass-at-k.png", f"{tmp_path}/new/x-a-set-awareness.png"]
     # one completion has no pass@k, no prediction no awareness
     assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+def texts(axis):
+    return [text.get_text() for text in axis.texts if text.get_text()]
+
+
+def test_pass_at_k_is_drawn_for_every_k_up_to_n(tmp_path, drawn):
+    """Against what a draw of k without replacement finds: of 5 solutions, 2 are right here and 0 there."""
+    grades = {"a": [True, False, True, False, False], "b": [False] * 5}
+    rows = [record("", row, [3] * 5, [], name) for name, row in grades.items()]
+    plot_pass_at_k({"a": rows}, tmp_path / "pass.png")
+    line, = drawn[0].axes[0].lines
+    wrong = [3 / 5, 3 / 10, 1 / 10, 0, 0]                   # the chance that none of k is right, in the first
+    assert line.get_xdata().tolist() == [1, 2, 3, 4, 5]
+    assert line.get_ydata() == pytest.approx([(1 - w) / 2 for w in wrong])
+    band, = drawn[0].axes[0].collections
+    assert {1, 3, 5} <= set(band.get_paths()[0].vertices[:, 0].tolist()) and not texts(drawn[0].axes[0])
+    plot_pass_at_k({"many": [record("", [True] + [False] * 999, [3] * 1000, [], "a")]}, tmp_path / "pass.png")
+    drawn_at = drawn[1].axes[0].lines[0].get_xdata()
+    assert drawn_at[0] == 1 and drawn_at[-1] == 1000 and len(drawn_at) < 40
+
+
+def test_where_nothing_is_right_or_parses_the_picture_says_so(tmp_path, drawn):
+    unread = [record("", [True], [3], [(None, None)], "a"), record("", [False], [3], [(None, None)], "b")]
+    wrong = [record("", [False, False], [3, 4], [(2, 5)], str(i)) for i in range(2)]
+    plot_awareness({"unread": unread, "wrong": wrong}, tmp_path / "awareness.png")
+    rate_unread, rate_wrong, length_unread, length_wrong = drawn[0].axes
+    assert texts(rate_unread) == ["no valid prediction"]
+    assert texts(rate_wrong) == ["no solution is right"] and len(rate_wrong.collections) == 2
+    assert texts(length_unread) == ["no valid prediction of a solved problem"]
+    assert "no solution is right" in texts(length_wrong)[0]
+    for axis in (rate_unread, length_unread, length_wrong):
+        assert not len(axis.get_xticks()) and not axis.lines and "r is not defined" in axis.get_title()
+    plot_pass_at_k({"wrong": wrong}, tmp_path / "pass.png")
+    plot_pass_at_k({"wrong": wrong, "unread": unread}, tmp_path / "pass.png")
+    assert [texts(figure.axes[0]) for figure in drawn[1:]] == [["no solution is right"], []]
+
+
+def test_curves_that_a_run_does_not_have_are_said_to_be_none(tmp_path, drawn):
+    plot_curves([{"step": 0, "reward": 0.5, "frac_reward_zero_std": 0.1}], tmp_path / "curves.png")
+    accuracy, rewards, lengths, variance = map(texts, drawn[0].axes)
+    assert accuracy == variance == [] and rewards == lengths == ["none in this run"]

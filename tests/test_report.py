@@ -1,5 +1,6 @@
 """What is shown on the screen, and passed on to services of others."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -8,7 +9,17 @@ import torch
 from test_metrics import RECORDS, record
 
 from lab import pictures
-from lab.report import Reporter, cell, one_of_each, print_rollouts, print_table, show_comparison
+from lab.report import (
+    Reporter,
+    cell,
+    one_of_each,
+    print_rollouts,
+    print_table,
+    show_comparison,
+    show_gold,
+    show_results,
+)
+from lab.results import Results
 from masa import Batch
 from rollout import Group, generate
 from tasks.problems import Problem
@@ -84,3 +95,50 @@ def test_comparison_of_several_runs(tmp_path, capsys, monkeypatch):
     assert drawings == [(tmp_path / "z" / "compare", {"held-out problems": columns})]
     with pytest.raises(ValueError, match="two files with the same name and folder"):
         show_comparison(files[:1] * 2)
+
+
+def two_sets(rights):
+    """Records of folio and gpqa; `rights`: for each problem, how many of its 2 solutions are right."""
+    return {name: [record("", [n > 0, n > 1], [3, 4], [(8, 3)], f"{name}{i}") for i, n in enumerate(row)]
+            for name, row in zip(("folio", "gpqa"), rights)}
+
+
+def rows_after(shown, title):
+    """{first word: the rest of the line} of the table under `title`."""
+    lines = shown[shown.index(title):].split("\n\n")[0].splitlines()
+    return {line[:20].strip(): line[20:].split() for line in lines}
+
+
+def test_a_table_of_all_sets_with_a_row_for_each_group(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, "draw", lambda *_: [])
+    results = Results(tmp_path / "out.json", {})
+    for name, records in two_sets([(0, 1, 2), (2, 2)]).items():
+        results.append(name, records, 0.5)
+    results.finish()
+    show_results(results)
+    rows = rows_after(capsys.readouterr().out, "all sets")
+    assert {name: cells[0] for name, cells in list(rows.items())[1:]} == {
+        "folio": "0.50", "gpqa": "1.00", "logic (1 set)": "0.50", "science (1 set)": "1.00",
+        "all (2 sets)": "0.75"}
+    assert all(cells[1][0] == "[" for cells in list(rows.values())[1:])
+
+
+def test_several_sets_are_compared_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, "draw", lambda *_: [])
+    before, after = two_sets([(0, 1, 2), (0, 1)]), two_sets([(1, 2, 2), (1, 2)])
+    show_comparison([(tmp_path / "before.json", before), (tmp_path / "after.json", after)])
+    table = capsys.readouterr().out.partition("difference to before")[2]
+    rows = {line[:15].strip(): line.split()[-3:] for line in table.splitlines()}
+    assert rows["folio"] == ["0.33", "[0.00,", "0.50]"] and rows["gpqa"] == ["0.50", "[0.50,", "0.50]"]
+    assert rows["all (2 sets)"] == ["0.42", "[0.25,", "0.50]"]     # paired: gpqa adds nothing to the width
+
+
+def test_the_gold_check_says_what_does_not_pass(tmp_path, capsys):
+    rows = [{"problem": "1 + 1?", "answer": "2"}, {"problem": "2 + 2?", "answer": "4 }{"}]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code = [{"text": "Write f.", "test_list": ["assert f(1) == 2"]}]
+    (tmp_path / "code.json").write_text(json.dumps(code))
+    show_gold(f"math500={tmp_path / 'sums.jsonl'},mbpp={tmp_path / 'code.json'}", None, True)
+    assert capsys.readouterr().out.splitlines() == [
+        "math500: 1 of 2 answers pass their own grader", "    math500-1 does not: '4 }{'",
+        "mbpp: has no answers of its own"]
