@@ -58,16 +58,16 @@ def evaluate(sampler: Sampler, problems: list[Problem], samples: int, metas: int
             batch = problems[len(records):len(records) + per_batch]
             if seed is not None:
                 torch.manual_seed(crc32(f"{seed} {batch[0].id} {batch[0].text}".encode()))
-            groups = [Group(problem, sampler.budget) for problem in batch]
+            groups = [Group(problem, [sampler.budget]) for problem in batch]
             sampler.solve(groups, samples)
             if metas:
                 sampler.predict(groups, metas)
             new = [record_of(group) for group in groups]
             if hints:
-                for group in groups:
-                    group.hints = [hintable(p.notions, sampler.tokenizer) for p in group.predictions]
-                sampler.solve(groups, samples)
-                for record, group in zip(new, groups):
+                told = [Group(group.problem, group.budgets, [hintable(p.notions, sampler.tokenizer)
+                                                             for p in group.predictions]) for group in groups]
+                sampler.solve(told, samples)
+                for record, group in zip(new, told):
                     record["hinted"] = completions_of(group)
             records += new
             if keep:

@@ -61,10 +61,11 @@ class CountReader:
     Every solved group is a label, those without variance included: cross-entropy on the observed count is a proper
     score, where r_difficulty elicits little more than the mode. Features: [N, D] floats on the CPU, such as hidden states
     of the policy at the last token of a prompt, detached. They age as the policy learns: a group weighs decay ** age, in
-    steps, and only the newest `window` steps count.
+    steps, and only the newest `window` steps count. `ridge` is a prior on the weights: the fewer the groups, the less it
+    lets them say.
     """
 
-    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97, ridge: float = 1e-2):
+    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97, ridge: float = 5.0):
         self.size, self.decay, self.ridge = group_size + 1, decay, ridge
         self.steps, self.weights = deque(maxlen=window), None   # of each step (features, counts)
 
@@ -76,22 +77,22 @@ class CountReader:
         """Fit the groups that there are, by L-BFGS from the last solution."""
         features, counts = (torch.cat(column) for column in zip(*self.steps))
         ages = torch.cat([torch.full(row.shape, len(self.steps) - i) for i, (_, row) in enumerate(self.steps)])
-        share = self.decay ** ages / (self.decay ** ages).sum()
+        weight = self.decay ** ages
         self.mean, self.std = features.mean(0), features.std(0).clamp(min=1e-6)
         inputs = self.inputs(features)
         weights = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
         weights.requires_grad_()
         optimizer = torch.optim.LBFGS([weights], max_iter=iterations, line_search_fn="strong_wolfe")
 
-        def loss():
+        def closure():
             optimizer.zero_grad()
-            total = share @ F.cross_entropy(inputs @ weights, counts, reduction="none")
-            total = total + self.ridge * weights[:-1].square().sum()
-            total.backward()
-            return total
+            loss = weight @ F.cross_entropy(inputs @ weights, counts, reduction="none")
+            loss = (loss + self.ridge * weights[:-1].square().sum()) / weight.sum()
+            loss.backward()
+            return loss
 
         with torch.enable_grad():
-            optimizer.step(loss)
+            optimizer.step(closure)
         self.weights = weights.detach()
 
     def inputs(self, features: Tensor) -> Tensor:

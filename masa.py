@@ -33,6 +33,7 @@ from rewards import REWARDS, correct_expert, format_meta, meta_rewards
 from rollout import Group, Sampler, concat, hintable, pad_rows
 
 CLONE_SIZE, CLONE_UPDATES = 128, 5      # experts that are collected, and supervised steps on them: the paper's
+PILOT = 2                               # solutions that --gate-by pilot looks at first
 MAX_ROUNDS = 4                          # of drawing problems in a step, of refilling and of dynamic sampling
 
 
@@ -69,7 +70,7 @@ def train(config: Config) -> Run:
                 metrics = update(run.policy, run.optimizer, rollouts.tokens, advantages.to(run.device),
                                  weight=config.problems_per_step / len(batch.groups), **run.update_settings())
                 # MASA-efficient 2: imitate the best predictions, with their numbers corrected.
-                if config.algo == "masa-efficient" and config.clone:
+                if config.algo == "masa-efficient" and config.clone and config.meta_group_size:
                     metrics |= clone_experts(batch, run)
             except NotFinite as error:
                 metrics = run.skip_update(batch, error.rows)
@@ -171,7 +172,7 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
     predict(sampler, [group for group in groups if not group.metas], config)
     cutting = config.cutoff and started and run.cutoff_audit.trusted(config.cutoff_trust)
     limits = [cutoff(group, run, cutting) for group in groups]
-    sampler.solve(groups, config.group_size)
+    sampler.solve(groups, config.group_size - (PILOT if config.gate_by == "pilot" else 0))
 
     # Audits: was a flagged group without variance, would a solution over its limit have been wrong?
     share = config.audit_fraction if skipped else 1.0
@@ -186,7 +187,8 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
         run.reader.add(torch.cat([group.features for group in groups]), [sum(group.correct) for group in groups])
         run.reader.fit()
     drawn = len(groups) + len(skipped)
-    return Batch(groups, wasted=sum(sum(group.metas.lengths) for group in skipped if group.metas), metrics={
+    thrown = [part for group in skipped for part in (group.metas, group.solutions) if part]
+    return Batch(groups, wasted=sum(sum(part.lengths) for part in thrown), metrics={
         "gate/share": len(skipped) / drawn, "problems_drawn": drawn, "problems_kept": len(groups),
         "cutoff/share": sum(cut for *_, cut in rows) / len(rows), "cutoff/mean_budget": sum(limits) / len(limits),
         **{f"gate/{name}": value for name, value in run.gate_audit.figures().items()},
@@ -229,9 +231,14 @@ def flag(sampler: Sampler, groups: list[Group], run: Run) -> None:
             group.features = features[i:i + 1]
             group.flagged = probabilities is not None and silent_mass(probabilities[i]).item() >= config.gate_mass
         return
-    predict(sampler, groups, config)
+    if config.gate_by == "pilot":
+        sampler.solve(groups, PILOT)
+    else:
+        predict(sampler, groups, config)
     for group in groups:
-        if config.gate_by == "said":                            # the paper's
+        if config.gate_by == "pilot":                           # a control: two solutions instead of a prediction
+            group.flagged = group.silent
+        elif config.gate_by == "said":                            # the paper's
             rates = [p.pass_rate for p in group.predictions]
             group.flagged = should_skip(rates, config.gate_std, config.gate_margin)
         else:
@@ -271,9 +278,8 @@ def clone_experts(batch: Batch, run: Run) -> dict:
         return {}
     prompts, completions = zip(*run.experts)
     run.experts = []
-    run.set_learning_rate(run.config.clone_learning_rate)
     examples = (*pad_rows(prompts, left=True, device=run.device), *pad_rows(completions, device=run.device))
-    return {"clone/loss": imitate(run.policy, run.optimizer, examples, CLONE_UPDATES,
+    return {"clone/loss": imitate(run.policy, run.cloner, examples, CLONE_UPDATES,
                                   run.config.micro_batch_tokens, run.dtype)}
 
 

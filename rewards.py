@@ -175,16 +175,18 @@ def correct_expert(predictions: list[MetaPrediction], notion_rewards: list[float
                    correct: list[bool], least: float = 0.2) -> MetaPrediction | None:
     """The prediction of a problem with the best notion reward, its numbers replaced by what really happened.
 
-    An expert of MASA's behaviour cloning: the policy is trained on `format_meta` of it, which earns full
-    length and difficulty reward. predictions, notion_rewards: M. lengths, correct: tokens and grades of the G
-    solutions. None if no notion reward is at least `least`, or if no solution is right.
+    An expert of MASA's behaviour cloning: the policy is trained on `format_meta` of it, which earns full length and
+    difficulty reward. predictions, notion_rewards: M. lengths, correct: tokens and grades of the G solutions. The
+    length is the mean of the right solutions, or of all if none is right. None if some are right and no notion
+    reward is at least `least`. (Published cloning takes no expert where none is right: it never hears "0 of 8".)
     """
     best = max(range(len(predictions)), key=lambda i: notion_rewards[i])
     right = [length for length, c in zip(lengths, correct) if c]
-    if notion_rewards[best] < least or not right:
+    if right and notion_rewards[best] < least:
         return None
+    told = right or lengths
     return replace(predictions[best], pass_rate=round(ATTEMPTS * len(right) / len(correct)),
-                   solution_length=round(sum(right) / len(right)))
+                   solution_length=round(sum(told) / len(told)))
 
 
 @lru_cache(maxsize=64)

@@ -201,17 +201,18 @@ class Sampler:
             group.predictions = [parse_meta(text, self.budget) for text in group.metas.texts]
 
     def solve(self, groups: list[Group], size: int) -> None:
-        """Give each group `size` solutions within its budgets, and their grades."""
+        """Give each group `size` more solutions within its budgets, and their grades."""
         chats = [solution_messages(group.problem.text, group.hints[j % len(group.hints)], self.instruction)
                  for group in groups for j in range(size)]
         budgets = [group.budgets[j % len(group.budgets)] for group in groups for j in range(size)]
         rollouts = self.complete(chats, budgets)
         for i, group in enumerate(groups):
-            group.solutions = rollouts.select(list(range(i * size, (i + 1) * size)))
-            group.correct = [self.grade(text, group.problem) for text in group.solutions.texts]
-            finished = group.solutions.finished.tolist()
-            group.cut = [not finished[j] and not group.correct[j] and budgets[i * size + j] < self.budget
-                         for j in range(size)]
+            new = rollouts.select(list(range(i * size, (i + 1) * size)))
+            right = [self.grade(text, group.problem) for text in new.texts]
+            group.cut += [not c and not finished and budget < self.budget for c, finished, budget
+                          in zip(right, new.finished.tolist(), budgets[i * size:(i + 1) * size])]
+            group.correct += right
+            group.solutions = new if group.solutions is None else concat([group.solutions, new])
 
     def complete(self, chats: list[list[dict]], budgets: list[int]) -> Rollouts:
         prompts = [encode(self.tokenizer, chat, self.thinking) for chat in chats]

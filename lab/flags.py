@@ -38,7 +38,7 @@ class Essentials:
         "masa", "grpo: solutions; masa: and predictions; masa-efficient: predictions decide what is solved")
     preset: Literal["toy", "gpu", "paper"] | None = flag(
         None, "values for the flags that are not given: toy, gpu (one card), paper; toy goes with the toy model")
-    steps: int = flag(80, "training steps", least=1)
+    steps: int = flag(60, "training steps", least=1)
     seed: int = flag(0, "of the order of problems and of sampling", least=0, most=SEEDS)
     output: str | None = flag(None, "folder of the run; by default runs/MODEL-DATA-ALGO-SEED")
     resume: bool = flag(False, "go on with the run in the output folder")
@@ -65,11 +65,11 @@ class Method:
     meta_reward: Literal["aligned", "shuffled", "length", "difficulty", "notion", "none"] = flag(
         "aligned", "reward of predictions: the method's, or a control: shuffled within the group, one term, none")
     dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
-    gate_start: int = flag(5, "k, steps of masa-efficient in which everything is still solved", least=0)
+    gate_start: int = flag(3, "k, steps of masa-efficient in which everything is still solved", least=0)
     gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
-    gate_by: Literal["said", "number", "state", "words", "level"] = flag(
+    gate_by: Literal["said", "number", "state", "words", "level", "pilot"] = flag(
         "state", "what gating goes by: said: M predictions (the paper's); number: the policy's probabilities where they "
-        "name the pass rate; state: its hidden states at the end of the prompt; words, level: controls for state")
+        "name the pass rate; state: its hidden states at the end of the prompt; words, level, pilot: controls")
     gate_mass: float = flag(0.9, "skip if P(all wrong) + P(all right) is at least this, unless by what is said",
                             above=0, most=1)
     gate_std: float = flag(0.1, "predicted pass rates agree if their standard deviation is below this", least=0)
@@ -83,8 +83,8 @@ class Method:
     cutoff_trust: float = flag(0.9, "stop only while the audited precision is above this with 95 %% confidence; "
                                "0: always", least=0, most=1)
     cutoff_min: int = flag(16, "tokens that a solution may always take", least=1)
-    audit_fraction: float = flag(0.1, "share of skipped problems and of cut solutions that are looked at after all",
-                                 least=0, most=1)
+    audit_fraction: float = flag(0.05, "share of flagged problems that are solved, and of solutions that are not cut, after all",
+                                 above=0, most=1)
     mask_cut: bool = flag(False, "leave cut solutions out of gradient and baseline; by default they count as wrong")
     clone: bool = flag(True, "imitate the best predictions, with their numbers corrected")
     clone_learning_rate: float = flag(4e-4, "of these supervised steps", above=0)

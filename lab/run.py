@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
 from lab.report import Reporter, one_of_each, print_rollouts, print_table
 from rollout import Sampler
-from tasks.problems import ProblemStream, fingerprint, load_problems, split
+from tasks.problems import ProblemStream, load_problems, split
 
 
 class Run:
@@ -34,7 +35,7 @@ class Run:
     order of problems; rng: random.Random, seeded anew in each step; gate_audit, cutoff_audit, reader: see
     gating.py; experts: for cloning.
     """
-    PARTS = ("optimizer", "gate_audit", "cutoff_audit", "reader")       # what has a state to save
+    PARTS = ("optimizer", "cloner", "gate_audit", "cutoff_audit", "reader")       # what has a state to save
 
     def __init__(self, config, evaluate):
         self.config, self.evaluate, self.exit_code, self.bar = config, evaluate, 0, None
@@ -63,7 +64,7 @@ class Run:
         config = self.config
         self.reporter = Reporter(config.report_to, self.path, asdict(config))
         checkpoint = self.folder.load_trainer() if config.resume else None
-        source = self.folder.checkpoint if checkpoint else config.model
+        source = config.model if checkpoint is None else self.folder.checkpoint
         check_name(source)
         problems, held_out = read_problems(config)
         self.policy, self.tokenizer = load_policy(source, self.device, config.trust_remote_code)
@@ -86,8 +87,10 @@ class Run:
         if checkpointing:
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # unless fused, it copies all weights for a moment
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=on_card or None)
+        adamw = partial(torch.optim.AdamW, list(self.policy.parameters()), fused=on_card or None)
+        self.optimizer = adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
+        # Cloning has moments of its own: in the policy's, its gradients would drown the rewards'.
+        self.cloner = adamw(lr=config.clone_learning_rate, weight_decay=0.0)
         self.sampler = Sampler(
             self.policy, self.tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
             thinking=config.thinking, max_tokens=config.max_tokens)
@@ -95,7 +98,7 @@ class Run:
         self.reader = CountReader(config.group_size)
         self.state = {"step": 0, "position": 0, "tokens": 0, "prefilled": 0, "seconds": 0.0}
         self.broken, self.fresh = 0, checkpoint is None         # broken: updates in a row that were skipped
-        if checkpoint:
+        if checkpoint is not None:
             self.restore(checkpoint)
         self.stream = ProblemStream(problems, config.seed, self.state["position"])
         self.folder.rewind(self.state["step"])
@@ -105,7 +108,8 @@ class Run:
         try:
             for name in self.PARTS:
                 getattr(self, name).load_state_dict(trainer[name])
-            self.state, self.experts = dict(trainer["state"]), list(trainer["experts"])
+            self.state = {name: trainer["state"][name] for name in self.state}
+            self.experts = list(trainer["experts"])
             if any(moments["exp_avg"].shape != weight.shape for weight, moments in self.optimizer.state.items()):
                 raise ValueError("it is another model's")
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

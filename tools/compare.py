@@ -1,158 +1,283 @@
-"""Compare algorithms on the toy world over several seeds: accuracy, tokens, seconds, gating, with 95 % intervals.
+"""The study: algorithms, controls and ablations over paired seeds, against plain GRPO, with 95 % intervals.
 
-    python tests/compare.py                             5 seeds of all, the README's table: over an hour on 2 cores
-    python tests/compare.py --seeds 2 --algos grpo masa                  a part of it
-    python tests/compare.py --algos grpo grpo-dynamic masa-efficient-{m4,k5,blind,no-clone,no-refill}
+    python tools/compare.py                                        the study of docs/results.md: hours; see --jobs
+    python tools/compare.py --seeds 3 --arms grpo masa state                     a part of it
+    python tools/compare.py --report                                             tables and pictures of what there is
+    python tools/compare.py --flags "--model FOLDER --data FILE --steps 50"      any model, any problems
 
-Every run is `python masa.py` with the flags in FLAGS, in a folder of its own below --output; what is there already is
-not run again, and a run that was stopped goes on. Run by hand, not part of the test suite.
+Every run is `python masa.py` in a folder of its own below --output. A finished run is not run again, a stopped one goes on,
+and one with other flags is refused. Ctrl-C stops the runs after their step, saved. Tokens are those sampled, predictions and
+audits included, plus the prompt tokens that were read, unless a column says otherwise.
 """
 
 import argparse
+import itertools
 import json
+import os
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-ALGOS = {"grpo": "--algo grpo", "grpo-dynamic": "--algo grpo --dynamic-sampling", "masa": "--algo masa",
-         "masa-efficient": "--algo masa-efficient",
-         "masa-efficient-lean": "--algo masa-efficient --no-refill --no-clone --meta-group-size 4"}
-VARIANTS = {"masa-efficient-m4": "--meta-group-size 4", "masa-efficient-k5": "--gate-start 5",
-            "masa-efficient-blind": "--gate-trust 0", "masa-efficient-no-clone": "--no-clone",
-            "masa-efficient-no-refill": "--no-refill"}
-FLAGS = ALGOS | {name: f"--algo masa-efficient {flags}" for name, flags in VARIANTS.items()}
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}        # Student's t for n values
-COUNTS = {"solution tokens": "tokens", "meta tokens": "meta/tokens", "tokens thrown away": "tokens_wasted",
-          "audit tokens": "audit/tokens"}
-SHARES = {"problems gated": "gate/share", "solutions cut": "cutoff/share"}
-LAST = {"gating precision": "gate/precision", "gating recall": "gate/recall", "gating F1": "gate/f1",
-        "cut solutions that were wrong": "cutoff/precision"}
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lab.folder import read_json, write_whole
+from lab.metrics import summarise
+
+EFFICIENT = "--algo masa-efficient --no-clone --meta-group-size"
+ARMS = {
+    "grpo": "--algo grpo",
+    "dynamic": "--algo grpo --dynamic-sampling",
+    "masa": "--algo masa",
+    "said": f"{EFFICIENT} 4 --gate-by said",
+    "said, cloned": "--algo masa-efficient --meta-group-size 4 --gate-by said",
+    "number": f"{EFFICIENT} 4 --gate-by number",
+    "state": f"{EFFICIENT} 4",
+    # Controls: without what is claimed to matter.
+    "state, no predictions": f"{EFFICIENT} 0",
+    "words": f"{EFFICIENT} 4 --gate-by words",
+    "level": f"{EFFICIENT} 4 --gate-by level",
+    "pilot": f"{EFFICIENT} 0 --gate-by pilot",
+    "shuffled": f"{EFFICIENT} 4 --meta-reward shuffled",
+    "short budget": "--algo grpo --max-new-tokens 96",
+    # Parts.
+    "state, M = 2": f"{EFFICIENT} 2",
+    "state, M = 8": f"{EFFICIENT} 8",
+    "state, no refill": f"{EFFICIENT} 4 --no-refill",
+    "state, no cutoff": f"{EFFICIENT} 4 --no-cutoff",
+    "state, masked cuts": f"{EFFICIENT} 4 --mask-cut",
+    "state, cloned": "--algo masa-efficient --meta-group-size 4",
+    "masa, hints": "--algo masa --hints",
+    "masa, rate": "--algo masa --notion-variant rate",
+    "masa, length": "--algo masa --meta-reward length",
+    "masa, difficulty": "--algo masa --meta-reward difficulty",
+    "masa, notion": "--algo masa --meta-reward notion",
+}
+STUDY = "--steps 80 --eval-every 10 --eval-problems 128"
+
+
+# --- Running ----------------------------------------------------------------------------------------------
+
+def run_all(arms, seeds, flags, output, jobs):
+    """Run what is not finished, `jobs` at a time, seed by seed, so that a load of the machine hits all arms alike."""
+    todo = [(arm, seed) for seed in range(seeds) for arm in arms]
+    running, environment = {}, os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    try:
+        while todo or running:
+            while todo and len(running) < jobs:
+                arm, seed = todo.pop(0)
+                folder = folder_of(output, arm, seed)
+                given = [*shlex.split(ARMS[arm]), *shlex.split(flags), "--seed", str(seed), "--output", str(folder)]
+                if finished(folder, given):
+                    continue
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                command = [sys.executable, str(ROOT / "masa.py"), *given, "--show-every", "0"]
+                command += ["--resume"] if (folder / "metrics.jsonl").exists() else []
+                log = open(folder.with_suffix(".log"), "a")
+                running[subprocess.Popen(command, stdout=log, stderr=log, env=environment)] = arm, seed, folder
+                print(f"{time.strftime('%H:%M')} {arm}, seed {seed}", flush=True)
+            for process in [process for process in running if process.poll() is not None]:
+                arm, seed, folder = running.pop(process)
+                if process.returncode:
+                    raise ValueError(f"{arm}, seed {seed} ended with {process.returncode}: see {folder.with_suffix('.log')}")
+            time.sleep(0.5)
+    finally:
+        for process in running:                 # they save after their step; a Ctrl-C has reached them already
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def folder_of(output, arm, seed):
+    return output / f"{arm.replace(', ', '-').replace(' ', '-').replace('-=-', '')}-{seed}"
+
+
+def finished(folder, given):
+    """Has this run ended? Raises ValueError if the folder holds one with other flags."""
+    from lab.flags import Config
+    if not (folder / "config.json").exists():
+        return False
+    stored, config = read_json(folder / "config.json"), vars(Config.parse(given))
+    changed = [name for name in config if name not in ("resume", "show_every") and stored.get(name) != config[name]]
+    if changed:
+        raise ValueError(f"{folder} holds a run with other flags ({', '.join(changed)}): choose another --output")
+    return (folder / "after.json").exists()
+
+
+# --- Reading ----------------------------------------------------------------------------------------------
+
+def figures(folder):
+    """What a finished run has to say: {name: number or None}, and its held-out curve [points, 4].
+
+    A point of the curve is (step, tokens, seconds, accuracy).
+    """
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    before, after = (summarise(read_json(folder / f"{when}.json")) for when in ("before", "after"))
+    sampled = np.cumsum([row["tokens"] + row.get("meta/tokens", 0) + row["tokens_wasted"] for row in rows])
+    tokens = sampled + np.cumsum([row["tokens_prefilled"] for row in rows])
+    points = [(0, 0, 0.0, before["accuracy"])]
+    points += [(row["step"] + 1, tokens[i], row["seconds_total"], row["eval/accuracy"])
+               for i, row in enumerate(rows) if row.get("eval/accuracy") is not None]
+    points.append((len(rows), tokens[-1], rows[-1]["seconds_total"], after["accuracy"]))
+
+    def mean(name):
+        values = [row[name] for row in rows if row.get(name) is not None]
+        return float(np.mean(values)) if values else None
+
+    found = {"accuracy": after["accuracy"], "tokens": float(tokens[-1]), "sampled tokens": float(sampled[-1]),
+             "tokens thrown away": float(sum(row["tokens_wasted"] for row in rows)),
+             "seconds": rows[-1]["seconds_total"], "groups without variance": mean("frac_reward_zero_std"),
+             "skipped": mean("gate/share"), "stopped": mean("cutoff/share")}
+    for rule in ("gate", "cutoff"):
+        found |= {f"{rule} {figure}": rows[-1].get(f"{rule}/{figure}") for figure in ("precision", "recall")}
+    return found | {name: after.get(name) for name in ("meta/reward", "meta/correlation/pass_rate",
+                                                       "meta/correlation/length")}, np.array(points, dtype=float)
+
+
+def cost_to_reach(curve, accuracy, column):
+    """Tokens (column 1) or seconds (2) at which a curve first reaches `accuracy`, interpolated; inf if never."""
+    for low, high in itertools.pairwise(curve):
+        if high[3] >= accuracy:
+            share = 0 if low[3] >= accuracy else (accuracy - low[3]) / (high[3] - low[3])
+            return low[column] + share * (high[column] - low[column])
+    return np.inf
+
+
+def ratio_to(arm, grpo, column, resamples=2000):
+    """Cost of the mean curve of `arm` to reach the end of GRPO's mean curve, over GRPO's, and its 95 % interval.
+
+    arm, grpo: curves [seeds, points, 4] of the same seeds, which are resampled in pairs. inf: not reached.
+    """
+    def ratio(rows):
+        ours, theirs = arm[rows].mean(0), grpo[rows].mean(0)
+        goal = theirs[-1, 3]
+        return cost_to_reach(ours, goal, column) / cost_to_reach(theirs, goal, column)
+
+    everyone, rng = np.arange(len(arm)), np.random.default_rng(0)
+    ratios = np.sort([ratio(rng.choice(everyone, len(everyone))) for _ in range(resamples)])
+    return ratio(everyone), (ratios[int(0.025 * resamples)], ratios[int(0.975 * resamples) - 1])
 
 
 def interval(values):
-    """Mean and half-width of the 95 % interval of the mean; both nan without values."""
-    values = [value for value in values if value is not None and np.isfinite(value)]
+    """The mean and its 95 % interval by Student's t: (mean, (low, high)), or (mean, None) of a single value."""
+    values = np.array([value for value in values if value is not None and np.isfinite(value)], dtype=float)
     if len(values) < 2:
-        return (values[0] if values else np.nan), np.nan
-    return float(np.mean(values)), T_95.get(len(values), 2.0) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+        return (float(values[0]) if len(values) else None), None
+    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}.get(len(values), 2.1)
+    half = t * values.std(ddof=1) / len(values) ** 0.5
+    return values.mean(), (values.mean() - half, values.mean() + half)
 
 
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def accuracy_at(curve, tokens):
+    return np.interp(tokens, curve[:, 1], curve[:, 3])
 
 
-def figures(folder):
-    """What one run has to say: a dict of numbers (None where it does not apply), and its held-out curve."""
-    rows = metrics(folder)
-    found = {name: sum(row.get(key) or 0 for row in rows) for name, key in COUNTS.items()}
-    found["all tokens"] = sum(found.values())
-    found["seconds"] = rows[-1]["seconds_total"]
-    predicted = [row["meta/completions/mean_length"] for row in rows if "meta/completions/mean_length" in row]
-    found["tokens of a prediction"] = float(np.mean(predicted)) if predicted else None
-    for name, key in SHARES.items():
-        shares = [row[key] for row in rows if key in row]
-        found[name] = float(np.mean(shares)) if shares else None
-    found |= {name: rows[-1].get(key) for name, key in LAST.items()}
-    sys.path.insert(0, str(ROOT))
-    from eval import summarise
-    for when in ("before", "after"):
-        summary = summarise(json.loads((folder / f"{when}.json").read_text()))
-        for name in ("accuracy", "meta/reward", "meta/correlation/pass_rate", "meta/correlation/length"):
-            found[f"{name}, {when}"] = summary[name]
-    spent, curve = 0, [(0, 0, 0.0, found["accuracy, before"])]
-    for row in rows:
-        spent += sum(row.get(key) or 0 for key in COUNTS.values())
-        if row.get("eval/accuracy") is not None:
-            curve.append((row["step"] + 1, spent, row["seconds_total"], row["eval/accuracy"]))
-    return found, [*curve, (len(rows), spent, found["seconds"], found["accuracy, after"])]
+def shapley(records):
+    """How much of the variance of problems' pass rates each of the three meta rewards explains (Shapley values of R2).
 
-
-def cost_to_reach(curve, accuracy):
-    """(tokens, seconds) at which a held-out curve first reaches `accuracy`, interpolated; (None, None) if never."""
-    for (_, *before, low), (_, *after, high) in zip(curve, curve[1:]):
-        if high >= accuracy:
-            share = 0 if low >= accuracy else (accuracy - low) / (high - low)
-            return tuple(a + share * (b - a) for a, b in zip(before, after))
-    return None, None
-
-
-def ideal_gate(folder, curve, prediction_tokens):
-    """The held-out curve of a dynamic-sampling run, had a perfect predictor named the groups it threw away.
-
-    Then a drawn problem costs its predictions, and only those that were kept cost solutions: the least that any
-    gate in front of the same steps can spend.
+    records: of `eval.evaluate`. Returns {reward: share of variance}; their sum is the R2 of all three together.
     """
-    spent = [0, *np.cumsum([row["tokens"] + row["problems_drawn"] * prediction_tokens for row in metrics(folder)])]
-    return [(step, spent[step], seconds, accuracy) for step, _, seconds, accuracy in curve]
+    names = list(records[0]["predictions"][0]["rewards"])
+    columns = np.array([[np.mean([p["rewards"][name] for p in record["predictions"]]) for name in names]
+                        for record in records])
+    rates = np.array([np.mean([c["correct"] for c in record["completions"]]) for record in records])
+
+    def explained(chosen):
+        inputs = np.column_stack([columns[:, chosen], np.ones(len(rates))])
+        rest = rates - inputs @ np.linalg.lstsq(inputs, rates, rcond=None)[0]
+        return 1 - rest.var() / max(rates.var(), 1e-12)
+
+    orders, values = list(itertools.permutations(range(len(names)))), dict.fromkeys(names, 0.0)
+    for order in orders:
+        for i, name in enumerate(order):
+            values[names[name]] += (explained(list(order[:i + 1])) - explained(list(order[:i]))) / len(orders)
+    return values
 
 
-def plot(curves, path):
-    """Held-out accuracy against steps and against tokens, a mean curve per algorithm over thin ones per seed."""
+# --- Reporting --------------------------------------------------------------------------------------------
+
+def report(arms, seeds, output):
+    """Tables on the screen, and study.json and study.png in the folder `output`."""
+    found, curves = {}, {}
+    for arm, seed in itertools.product(arms, range(seeds)):
+        folder = folder_of(output, arm, seed)
+        if (folder / "after.json").exists():
+            found.setdefault(arm, {})[seed], curves.setdefault(arm, {})[seed] = figures(folder)
+    if "grpo" not in found:
+        raise ValueError(f"{output} holds no finished run of grpo, which all else is compared with")
+    table = {}
+    for arm, runs in found.items():
+        common = [seed for seed in runs if seed in curves["grpo"]]
+        ours, theirs = (np.array([curves[name][seed] for seed in common]) for name in (arm, "grpo"))
+        gained = [ours[i, -1, 3] - theirs[i, -1, 3] for i in range(len(common))]
+        spent = [min(a[-1, 1], b[-1, 1]) for a, b in zip(ours, theirs)]
+        row = {"seeds": len(runs), "accuracy of seeds": [round(runs[seed]["accuracy"], 3) for seed in runs],
+               "tokens to GRPO's accuracy / GRPO's": ratio_to(ours, theirs, 1),
+               "seconds to GRPO's accuracy / GRPO's": ratio_to(ours, theirs, 2),
+               "accuracy - GRPO's, equal steps": interval(gained),
+               "accuracy - GRPO's, equal tokens": interval(
+                   [accuracy_at(a, n) - accuracy_at(b, n) for a, b, n in zip(ours, theirs, spent)])}
+        table[arm] = row | {name: interval([run[name] for run in runs.values()]) for name in runs[common[0]]}
+        if arm.startswith("masa"):
+            parts = [shapley(read_json(folder_of(output, arm, seed) / "after.json")) for seed in runs]
+            table[arm] |= {f"Shapley R2, {name}": interval([part[name] for part in parts]) for name in parts[0]}
+    for arm, row in table.items():
+        print(f"\n{arm}")
+        for name, value in row.items():
+            print(f"  {name:42}{shown(value)}")
+    write_whole(output / "study.json", json.dumps({"table": table, "curves": {
+        arm: {seed: curve.tolist() for seed, curve in runs.items()} for arm, runs in curves.items()}}, indent=1))
+    plot(curves, output / "study.png")
+    print(f"\nEvery seed's curve is in {output / 'study.json'}, the picture in {output / 'study.png'}")
+
+
+def shown(value):
+    """A table's cell as text: a number, or (mean, interval)."""
+    def number(x):
+        return "-" if x is None else f"{x:,.0f}" if abs(x) >= 100 and np.isfinite(x) else f"{x:.3f}"
+    if not isinstance(value, tuple):
+        return str(value)
+    mean, ends = value
+    return number(mean) + ("" if ends is None else f"  [{number(ends[0])}, {number(ends[1])}]")
+
+
+def plot(curves, path, most=7):
+    """Held-out accuracy against steps and against tokens: the mean of the seeds, thin lines for each of them."""
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
-    for colour, (algo, runs) in enumerate(curves.items()):
+    for colour, (arm, runs) in enumerate(list(curves.items())[:most]):
         for axis, column, scale in ((axes[0], 0, 1), (axes[1], 1, 1e3)):
-            for run in runs:
-                axis.plot([p[column] / scale for p in run], [p[3] for p in run], color=f"C{colour}", alpha=0.2, lw=0.8)
-            mean = np.mean(np.array(runs), axis=0)
-            axis.plot(mean[:, column] / scale, mean[:, 3], color=f"C{colour}", label=algo, lw=2)
+            for run in runs.values():
+                axis.plot(run[:, column] / scale, run[:, 3], color=f"C{colour}", alpha=0.15, lw=0.7)
+            mean = np.mean(list(runs.values()), axis=0)
+            axis.plot(mean[:, column] / scale, mean[:, 3], color=f"C{colour}", label=arm, lw=2)
     axes[0].set(xlabel="training step", ylabel="held-out accuracy")
-    axes[1].set(xlabel="thousand generated tokens, audits included")
+    axes[1].set(xlabel="thousand tokens: sampled and read, predictions and audits included")
     axes[0].legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--algos", nargs="+", choices=FLAGS, default=list(ALGOS))
-    parser.add_argument("--output", default="runs/compare")
-    parser.add_argument("--flags", default="--steps 100 --eval-every 10", help="further flags of masa.py, for every run")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/study")
+    parser.add_argument("--flags", default=STUDY, help="further flags of masa.py, for every run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with one thread; 1 to compare seconds")
+    parser.add_argument("--report", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    folder, results, curves = Path(arguments.output), {}, {}
-    for seed in range(arguments.seeds):         # seed by seed, so that a load of the machine hits all algorithms
-        for algo in arguments.algos:
-            run = folder / f"{algo}-{seed}"
-            if not (run / "curves.png").exists():
-                started = (run / "before.json").exists()
-                print(f"{algo}, seed {seed}", flush=True)
-                subprocess.run([sys.executable, "masa.py", *FLAGS[algo].split(), "--seed", str(seed), "--output", str(run),
-                                "--show-every", "0", *arguments.flags.split(), *(["--resume"] if started else [])],
-                               cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            found, curve = figures(ROOT / run)
-            results.setdefault(algo, []).append(found)
-            curves.setdefault(algo, []).append(curve)
-    for algo in arguments.algos:
-        for seed, (found, curve) in enumerate(zip(results[algo], curves[algo])):
-            if "grpo" in curves:                # to the final accuracy of GRPO with the same seed
-                goal = curves["grpo"][seed][-1][3]
-                wholes = cost_to_reach(curves["grpo"][seed], goal)
-                for name, cost, whole in zip(("tokens", "seconds"), cost_to_reach(curve, goal), wholes):
-                    found[f"{name} to GRPO's final accuracy / GRPO's, where reached"] = (
-                        cost / whole if cost is not None else None)
-                found["seeds that reached it"] = float(cost is not None)
-                if algo == "grpo-dynamic" and "masa" in results:
-                    length = results["masa"][seed]["tokens of a prediction"]
-                    for size in (0, 2, 4, 8):
-                        cost, _ = cost_to_reach(ideal_gate(ROOT / folder / f"{algo}-{seed}", curve, size * length), goal)
-                        found[f"the same, had a perfect gate cost {size} predictions a problem"] = (
-                            cost / wholes[0] if cost is not None else None)
-    names = list(dict.fromkeys(name for runs in results.values() for found in runs for name in found))
-    print(f"\n| mean and 95 % interval over {arguments.seeds} seeds | " + " | ".join(arguments.algos) + " |")
-    print("|---|" + "---|" * len(arguments.algos))
-    for name in names:
-        cells = []
-        for algo in arguments.algos:
-            mean, half = interval([found.get(name) for found in results[algo]])
-            digits = ",.0f" if abs(mean) >= 10 else ".2f"
-            cells.append("-" if np.isnan(mean) else f"{mean:{digits}} ± {half:{digits}}")
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    (ROOT / folder / "compare.json").write_text(json.dumps({"results": results, "curves": curves}, indent=1))
-    plot(curves, ROOT / folder / "compare.png")
-    print(f"\nEvery seed's figures are in {folder}/compare.json, the curves in {folder}/compare.png")
+    try:
+        if not arguments.report:
+            run_all(arguments.arms, arguments.seeds, arguments.flags, arguments.output.resolve(), arguments.jobs)
+        report(arguments.arms, arguments.seeds, arguments.output.resolve())
+    except ValueError as error:
+        sys.exit(f"compare.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("compare.py: stopped. The same command goes on from here")
 
 
 if __name__ == "__main__":
