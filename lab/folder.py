@@ -24,8 +24,8 @@ except ImportError:             # Windows: a folder in use is not noticed there
     fcntl = None
 
 # Flags that may change when a run is resumed.
-FREE = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset", "output",
-        "micro_batch_tokens", "gradient_checkpointing"}
+FREE = {"steps", "resume", "checkpoint_every", "report_to", "max_tokens", "show_every", "device", "preset",
+        "output", "micro_batch_tokens", "gradient_checkpointing"}
 
 
 def write_whole(path, text):
@@ -67,7 +67,8 @@ class RunFolder:
             raise ValueError(f"{path} already holds a run: add --resume to go on with it, or choose another "
                              "folder with --output")
         if resume and not started:
-            raise ValueError(f"{path} holds no run to resume: leave out --resume, or name its folder with --output")
+            raise ValueError(f"{path} holds no run to resume: leave out --resume, or name its folder with "
+                             "--output")
         try:
             self.claim(config, resume)
         except BaseException:
@@ -94,8 +95,8 @@ class RunFolder:
         changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
                    if name not in FREE and stored.get(name) != value]
         if changed:
-            raise ValueError(f"{self.path} was started with other flags: {'; '.join(changed)}. Give the same ones, or "
-                             "start another run with --output")
+            raise ValueError(f"{self.path} was started with other flags: {'; '.join(changed)}. Give the same "
+                             "ones, or start another run with --output")
 
     def close(self):
         """Leave the folder to others; the end of the process does so too."""
@@ -149,8 +150,8 @@ class RunFolder:
         except Exception as error:
             shutil.rmtree(new, ignore_errors=True)
             reason = str(error).strip().partition("\n")[0]
-            raise OSError(f"the checkpoint cannot be written to {self.path}: {reason}. The one before it, if any, is "
-                          "whole: make room, and go on with the same command and --resume") from None
+            raise OSError(f"the checkpoint cannot be written to {self.path}: {reason}. The one before it, if "
+                          "any, is whole: make room, and go on with the same command and --resume") from None
         shutil.rmtree(self.previous, ignore_errors=True)
         if self.checkpoint.exists():
             self.checkpoint.rename(self.previous)

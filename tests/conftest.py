@@ -1,4 +1,4 @@
-"""What several test files share: tiny random policies, references for them, whole runs, and modules copied alone."""
+"""What test files share: tiny random policies, references for them, whole runs, modules copied alone."""
 
 import json
 import logging
@@ -10,14 +10,20 @@ import pytest
 import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers, processors
-from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config,
-                          Qwen3ForCausalLM)
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 PAD, BOS, START, END, UNKNOWN = SPECIALS = ["<pad>", "<bos>", "<start>", "<end>", "<unk>"]
-WORDS = [*"system user assistant think quiet".split(), *(f"w{i}" for i in range(49)), "w1 w2"]     # 60 with SPECIALS
+WORDS = [*"system user assistant think quiet".split(), *(f"w{i}" for i in range(49)), "w1 w2"]
 TEMPLATE = ("{{ bos_token }}{% for m in messages %}<start> {{ m.role }} {{ m.content }} <end> {% endfor %}"
             "{% if add_generation_prompt %}<start> assistant {% endif %}"
             "{% if enable_thinking is defined and enable_thinking %}think{% else %}quiet{% endif %}")
@@ -28,22 +34,23 @@ def make_tokenizer(template=TEMPLATE, **special_tokens):
     vocabulary = {piece: i for i, piece in enumerate(SPECIALS + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])])
     names = dict(pad_token=PAD, bos_token=BOS, eos_token=END, unk_token=UNKNOWN) | special_tokens
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=[START],
                                    chat_template=template, clean_up_tokenization_spaces=False, **names)
 
 
 def make_policy(seed=0, template=TEMPLATE, eos=None, **special_tokens):
-    """(model, tokenizer), in eval mode and float32, with sharp random distributions; `eos` as in generation_config."""
+    """(model, tokenizer), in eval mode and float32, with sharp random distributions; eos: of the model."""
     tokenizer = make_tokenizer(template, **special_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(Qwen3Config(
             vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
-            initializer_range=0.25, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id if eos is None else eos))
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.25,
+            tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id if eos is None else eos))
     return model.eval(), tokenizer
 
 
@@ -57,7 +64,7 @@ def greedy_alone(model, prompt, budget):
 
 
 def logprobs_alone(model, prompt, completion, temperature=1.0):
-    """Of each token of a completion, from the logits of the whole model on one row without padding: [T] tensor."""
+    """Of each token of a completion, from the model's logits on one row without padding: [T] tensor."""
     logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1:-1]
     return (logits / temperature).log_softmax(-1)[range(len(completion)), completion]
 
@@ -73,14 +80,15 @@ def sampled(rollouts):
 def padded(rows, left):
     gaps = [max(map(len, rows)) - len(row) for row in rows]
     ids = [[0] * gap * left + row + [0] * gap * (not left) for gap, row in zip(gaps, rows)]
-    mask = [[False] * gap * left + [True] * len(row) + [False] * gap * (not left) for gap, row in zip(gaps, rows)]
+    mask = [[False] * gap * left + [True] * len(row) + [False] * gap * (not left)
+            for gap, row in zip(gaps, rows)]
     return torch.tensor(ids), torch.tensor(mask)
 
 
 def play(model, says, width):
     """Make the model say says[k], then 30, to the prompts (padded to `width`) whose last token is k.
 
-    Returns a list that grows with each call of `generate`, by (those k, the number of tokens sampled for each).
+    Returns a list that grows with each call of `generate`, by (those k, the number of tokens for each).
     """
     calls = []
 
@@ -114,27 +122,30 @@ def checkpointed(model):
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
-    "{% endif %}")
-SMALL = ("--max-new-tokens 12 --max-meta-tokens 10 --max-prompt-tokens 700 --problems-per-step 3 --group-size 4 "
-         "--meta-group-size 4 --learning-rate 0.001 --eval-problems 2 --eval-samples 2 --max-tokens 20000").split()
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}")
+SMALL = ("--max-new-tokens 12 --max-meta-tokens 10 --max-prompt-tokens 700 --problems-per-step 3 "
+         "--group-size 4 --meta-group-size 4 --learning-rate 0.001 --eval-problems 2 --eval-samples 2 "
+         "--max-tokens 20000").split()
 
 
 def bpe():
     tokenizer = ByteLevelBPETokenizer()
-    text = ["What is 1 + 2? Reason step by step, and put the final answer in \\boxed{}. assistant system user"] * 9
-    tokenizer.train_from_iterator(text, vocab_size=300, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    text = "What is 1 + 2? Reason step by step, and put the final answer in \\boxed{}. assistant system user"
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer.train_from_iterator([text] * 9, vocab_size=300, special_tokens=special)
     return tokenizer._tokenizer
 
 
 def save_chat_model(folder):
     """A Qwen3 with a BPE tokenizer, a chat template, a pad token, and sampling fields of its own."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe(), eos_token="<|im_end|>", pad_token="<|endoftext|>",
-                                        chat_template=CHAT_TEMPLATE, additional_special_tokens=["<|im_start|>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe(), eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"], chat_template=CHAT_TEMPLATE)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, initializer_range=0.1,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.1,
         eos_token_id=tokenizer.eos_token_id))
     model.generation_config.update(eos_token_id=[0, 2], do_sample=True, top_k=20, top_p=0.8, temperature=0.7)
     model.save_pretrained(folder)
@@ -144,12 +155,13 @@ def save_chat_model(folder):
 
 def save_base_model(folder):
     """A Llama without chat template and without pad token."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe(), bos_token="<|im_start|>", eos_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe(), bos_token="<|im_start|>", eos_token="<|endoftext|>")
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=1024, initializer_range=0.1, bos_token_id=1, eos_token_id=0,
-        tie_word_embeddings=True)).save_pretrained(folder)
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=1024, initializer_range=0.1, bos_token_id=1,
+        eos_token_id=0, tie_word_embeddings=True)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -185,7 +197,7 @@ def problems(tmp_path):
 
 @pytest.fixture
 def sometimes_right(monkeypatch):
-    """A random model is never right; so that groups have variance, a solution is right if its text is even."""
+    """A random model is never right; so that groups have variance, a text of even length is right."""
     monkeypatch.setattr("rollout.grade", lambda text, answer: len(text) % 2 == 0)
 
 
@@ -193,7 +205,7 @@ def sometimes_right(monkeypatch):
 
 @pytest.fixture
 def tiny_policy():
-    """The factory `make_policy`: tiny_policy(seed=0, template=..., eos=None, **special_tokens) -> model, tokenizer."""
+    """make_policy: tiny_policy(seed=0, template=..., eos=None, **special_tokens) -> model, tokenizer."""
     return make_policy
 
 
@@ -210,7 +222,7 @@ def transformers_said():
 
 @pytest.fixture
 def run_alone(tmp_path):
-    """run_alone("a.py b.py", code): what `code` prints where copies of these files are all there is of ours."""
+    """run_alone("a.py b.py", code): what `code` prints where copies of these files are all that is ours."""
     def run(files, code):
         for file in files.split():
             (tmp_path / Path(file).name).write_text((ROOT / file).read_text())

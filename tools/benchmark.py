@@ -1,19 +1,17 @@
-"""Memory and speed within one run. By hand, not part of the test suite. What we do, against the alternative:
+"""Memory and speed within one run, by hand; the first four compare what we do with the alternative.
 
     python tools/benchmark.py memory      the LM head in chunks, or at once: forward and backward of the loss
     python tools/benchmark.py step        MASA in the toy world by masa.py, or by TRL and examples/masa_trl.py
     python tools/benchmark.py leaving     finished rows leave the batch, or wait for its longest row
     python tools/benchmark.py prefill     a prompt is read once per problem, or once per row
-
     python tools/benchmark.py engines     tokens per second of three ways to generate
     python tools/benchmark.py steps       seconds, tokens per second and peak memory of whole steps
 
-All but `step` need neither weights nor data: the model is a random Qwen3, prompts are random ids, and every
-completion takes its budget of tokens, with `leaving` between 1 and --tokens. On a CPU add --shape small.
+All but `step` need neither weights nor data: the model is a random Qwen3, 16 prompts are random ids with 8
+rows each, and a completion takes its budget, with `leaving` 1 to --tokens. On a CPU add --shape small.
 """
 
 import argparse
-import resource
 import statistics
 import sys
 import tempfile
@@ -23,11 +21,11 @@ from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from types import SimpleNamespace
 from unittest.mock import patch
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "examples")]
-
 import masa  # isort: skip  (it sets what torch reads when it is loaded)
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
@@ -35,13 +33,12 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config
 import grpo
 import rollout
 from lab.flags import GPU, Config
-from lab.policy import pick_device
 
-DEVICE = pick_device("auto")
-CUDA = DEVICE.type == "cuda"
-TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=-1, batch_decode=lambda rows, **_: [""] * len(rows))
-# vocabulary, hidden size, layers, heads
-SHAPES = {"qwen3-1.7b": (151_936, 2048, 28, 16), "small": (8192, 512, 8, 8), "head": (151_936, 64, 1, 2)}
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+V = 151_936             # the vocabulary of Qwen3: beyond all tokens, so that none ends a completion
+TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=V, batch_decode=lambda rows, **_: len(rows) * [""])
+SHAPES = {"qwen3-1.7b": (V, 2048, 28, 16), "small": (8192, 512, 8, 4), "head": (V, 64, 1, 2)}
 
 
 def make(shape):
@@ -50,8 +47,7 @@ def make(shape):
     vocabulary, hidden, layers, heads = SHAPES[shape]
     return Qwen3ForCausalLM(Qwen3Config(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads // 2, head_dim=hidden // heads,
-        tie_word_embeddings=True, eos_token_id=None)).to(DEVICE)
+        num_attention_heads=heads, num_key_value_heads=heads // 2, tie_word_embeddings=True)).to(DEVICE)
 
 
 def prompts_of(count, longest, rows=1):
@@ -60,19 +56,18 @@ def prompts_of(count, longest, rows=1):
     return [ids for n in lengths for ids in [torch.randint(1, 8192, (n,)).tolist()] * rows]
 
 
-def generate(model, prompts, budgets):
-    """As masa.py does."""
+def generate(model, prompts, budgets):      # as masa.py does
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=CUDA):
         return rollout.generate(model, TOKENIZER, prompts, budgets, max_tokens=GPU["max_tokens"])
 
 
 def measure(function, *arguments, **settings):
-    """What a call returns, its seconds, and the process's peak memory in MB: of the card, or else resident."""
+    """What a call returns, its seconds, and the peak of this process in MB: of the card, or resident."""
     started, result = time.perf_counter(), function(*arguments, **settings)
     if CUDA:
         torch.cuda.synchronize()
-        return result, time.perf_counter() - started, torch.cuda.max_memory_reserved() / 2**20
-    return result, time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = torch.cuda.max_memory_reserved() if CUDA else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
+    return result, time.perf_counter() - started, peak / 2**20
 
 
 def compare(case, flags):
@@ -88,20 +83,16 @@ def compare(case, flags):
 
 def memory(flags, other):
     model, _, loaded = measure(make, "head")
-    ids = torch.randint(151_936, (8, flags.tokens // 8), device=DEVICE)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-
-    def loss():
-        chunk = flags.tokens if other else 512
-        grpo.token_logprobs(model, ids[:, :1], mask[:, :1], ids, mask, chunk=chunk)[0].sum().backward()
+    ids = torch.randint(V, (8, flags.tokens // 8), device=DEVICE)
+    mask, chunk = torch.ones_like(ids, dtype=torch.bool), flags.tokens if other else 512
     at_once = patch.object(grpo, "checkpoint", lambda head, *inputs, use_reentrant: head(*inputs))
     with at_once if other else nullcontext():
-        _, seconds, most = measure(loss)
+        _, seconds, most = measure(lambda: grpo.token_logprobs(
+            model, ids[:, :1], mask[:, :1], ids, mask, chunk=chunk)[0].sum().backward())
     return seconds, most - loaded
 
 
 def step(flags, other):
-    """Same policy, problems, G, M and budget of solutions; eight steps."""
     with tempfile.TemporaryDirectory() as folder:
         if other:
             import masa_trl
@@ -114,32 +105,32 @@ def step(flags, other):
 
 
 def sample(flags, other):
-    """16 problems, 8 rows each."""
-    patches = {"leaving": patch.object(rollout, "STRIDE", flags.tokens), "prefill": patch.object(
-        torch, "unique", lambda rows, **_: (rows, torch.arange(len(rows), device=DEVICE)))}
-    model, prompts = make(flags.shape), prompts_of(16, flags.prompt, rows=8)
-    shortest = 1 if flags.command == "leaving" else flags.tokens
-    budgets = torch.randint(shortest, flags.tokens + 1, (128,)).tolist()
-    with patches[flags.command] if other else nullcontext():
+    model, prompts, budgets = make(flags.shape), prompts_of(16, flags.prompt, rows=8), [flags.tokens] * 128
+    patched = patch.object(torch, "unique", lambda rows, **_: (rows, torch.arange(len(rows), device=DEVICE)))
+    if flags.command == "leaving":
+        budgets = torch.randint(1, flags.tokens + 1, (128,)).tolist()
+        patched = patch.object(rollout, "STRIDE", flags.tokens)
+    with patched if other else nullcontext():
         generate(model, prompts[:2], [2, 1])                                    # not counted
         return measure(generate, model, prompts, budgets)[1:]
 
 
 def engines(flags):
     model = make(flags.shape)
-    sampling = partial(GenerationConfig, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0,
-                       eos_token_id=-1, max_new_tokens=flags.tokens)
-
-    def ours(prompts):
-        generate(model, prompts, [flags.tokens] * len(prompts))
+    sampling = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=flags.tokens,
+                    pad_token_id=0, eos_token_id=V)
+    static, plain = (GenerationConfig(**sampling, cache_implementation=kind) for kind in ("static", None))
 
     def static_cache(prompts):
         ids, mask = rollout.pad_rows(prompts, left=True, device=DEVICE)
-        model.generate(ids, sampling(cache_implementation="static"), attention_mask=mask.long())
+        model.generate(ids, static, attention_mask=mask.long())
 
     def continuous_batching(prompts):
-        pages = len(prompts) * (1 + (flags.prompt + flags.tokens) // 256)
-        model.generate_batch(prompts, sampling(), ContinuousBatchingConfig(num_blocks=None if CUDA else pages))
+        pages = None if CUDA else len(prompts) * (1 + (flags.prompt + flags.tokens) // 256)
+        model.generate_batch(prompts, plain, ContinuousBatchingConfig(num_blocks=pages))
+
+    def ours(prompts):
+        generate(model, prompts, [flags.tokens] * len(prompts))
 
     for engine in (ours, static_cache, continuous_batching):
         for count in flags.sequences:
@@ -151,7 +142,7 @@ def engines(flags):
 
 
 def steps(flags):
-    """16 problems, 8 rows each; masa-efficient skips five by their predictions, as in the paper."""
+    """masa-efficient skips five problems by their predictions, as in the paper."""
     model, dtype = make(flags.shape), torch.bfloat16 if CUDA else torch.float32
     if CUDA:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -170,7 +161,7 @@ if __name__ == "__main__":
     commands = {"memory": partial(compare, memory), "step": partial(compare, step), "engines": engines,
                 "leaving": partial(compare, sample), "prefill": partial(compare, sample), "steps": steps}
     parser.add_argument("command", choices=commands)
-    parser.add_argument("--shape", choices=list(SHAPES)[:2], default="qwen3-1.7b", help="of the random model")
+    parser.add_argument("--shape", choices=["qwen3-1.7b", "small"], default="qwen3-1.7b", help="of the model")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the longest prompts")
     parser.add_argument("--tokens", type=int, default=1024, help="of a completion; with memory: in all")
     parser.add_argument("--sequences", type=int, nargs="+", default=[64, 512], help="with engines: at once")
