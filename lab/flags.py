@@ -66,7 +66,7 @@ class Method:
     gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
     gate_by: Literal["said", "number", "state", "words", "level", "pilot"] = flag(
         "state", "what gating goes by: said: M predictions (the paper's); number: the policy's probabilities "
-        "where they name the pass rate; state: its hidden states after the prompt; words, level, pilot: controls")
+        "where they name the pass rate; state: its hidden states after the prompt; the rest: controls")
     gate_mass: float = flag(0.9, "skip if P(all wrong) + P(all right) is at least this; not with said",
                             above=0, most=1)
     gate_std: float = flag(0.1, "predicted pass rates agree if their std is below this", least=0)
@@ -201,8 +201,8 @@ class EvalConfig:
 GPU = dict(data="agentica-org/DeepScaleR-Preview-Dataset", steps=200, problems_per_step=16,
            max_new_tokens=3072, max_meta_tokens=768, max_prompt_tokens=1024, cutoff_min=256,
            learning_rate=1e-6, clone_learning_rate=1e-6, weight_decay=0.1, warmup_steps=20, minibatches=1,
-           micro_batch_tokens=8_192, max_tokens=262_144, eval_problems=32, eval_samples=4, checkpoint_every=10,
-           show_every=1)
+           micro_batch_tokens=8_192, max_tokens=262_144, eval_problems=32, eval_samples=4, show_every=1,
+           checkpoint_every=10)
 PRESETS = {
     "toy": {},                  # the defaults above
     "gpu": GPU,

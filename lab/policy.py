@@ -31,7 +31,7 @@ def check_name(name):
         return
     if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
         fault = "in GGUF, the format of llama.cpp: give the folder or hub id that it was made from"
-    elif not folder.is_dir() and (folder.is_file() or not re.fullmatch(HUB_ID, str(name))) or not name:
+    elif (not folder.is_dir() and (folder.is_file() or not re.fullmatch(HUB_ID, str(name)))) or not name:
         fault = "neither toy, nor a folder, nor a model id of the hub (owner/name)"
     elif not folder.exists():
         notice_offline()

@@ -245,8 +245,8 @@ class Run:
         self.silent = 0 if metrics["grad_norm"] != 0 else self.silent + 1
         if self.silent == SILENT_STEPS:
             self.bar.write(f"No group had any variance in {SILENT_STEPS} steps, and nothing was learned: the "
-                           "problems are too hard or too easy for this model, or it does not box its answers. "
-                           "Look at rollouts.jsonl; docs/troubleshooting.md says what to do", file=sys.stdout)
+                           "problems are too hard or too easy for this model, or it does not box its answers: "
+                           "see rollouts.jsonl, and docs/troubleshooting.md for what to do", file=sys.stdout)
 
     def examine(self, description):
         """Records of the held-out problems, drawn with the same numbers every time."""
@@ -263,7 +263,7 @@ class Run:
             evaluations = {when: read_json(self.path / f"{when}.json") for when in ("before", "after")}
             print_table(evaluations)
         try:
-            from lab.pictures import plot_awareness, plot_curves        # matplotlib takes a second to load
+            from lab.pictures import plot_awareness, plot_curves  # matplotlib takes a second to load
             if evaluations:
                 plot_awareness(evaluations, self.path / "awareness.png")
             plot_curves(self.folder.read("metrics.jsonl"), self.path / "curves.png",

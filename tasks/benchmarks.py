@@ -223,7 +223,7 @@ def load_benchmark(source, limit=None, allow_code_execution=False):
     if days:
         name, within = "livecodebench", livecodebench.window(days)
     suffix = Path(name).suffix
-    if name not in BENCHMARKS and suffix not in READERS and (file or name != "toy" and "/" not in name):
+    if name not in BENCHMARKS and suffix not in READERS and (file or (name != "toy" and "/" not in name)):
         raise ValueError(f"unknown benchmark {name}: there are toy, {', '.join(BENCHMARKS)}; or give a "
                          f"{', '.join(READERS)} file, or a dataset id of the hub (owner/name)")
     benchmark = BENCHMARKS.get(name, PLAIN)

@@ -1,5 +1,4 @@
-"""The rewards that examples/masa_trl.py hands to TRL; the trainer itself needs TRL, which is no
-requirement."""
+"""The rewards that examples/masa_trl.py hands to TRL; TRL itself is no requirement."""
 
 import sys
 from pathlib import Path
@@ -13,33 +12,33 @@ from masa_trl import meta_reward, paired_rows, solution_reward
 from tasks.problems import Problem
 
 
-def batch(rows, texts, lengths):
-    return {"completions": [[{"role": "assistant", "content": text}] for text in texts],
-            "completion_ids": [[7] * length for length in lengths],
+def batch(rows, texts, lengths, chats):
+    """What TRL hands to a reward function: chats as completions of chats, else strings."""
+    completions = [[{"role": "assistant", "content": text}] for text in texts] if chats else texts
+    return {"completions": completions, "completion_ids": [[7] * length for length in lengths],
             **{name: [row[name] for row in rows] for name in ("path", "id", "text", "answer", "budget")}}
 
 
-def test_each_path_gets_its_own_reward_from_its_own_problem():
-    first, second = (paired_rows([Problem(id, f"What is {id}?", answer)], 50) for id,
-                     answer in (("a", "1"), ("b", "2")))
+@pytest.mark.parametrize("chats", [True, False])
+def test_each_path_gets_its_own_reward_from_its_own_problem(chats):
+    first, second = (paired_rows([Problem(id, f"What is {id}?", answer)], 50)
+                     for id, answer in (("a", "1"), ("b", "2")))
     rows = [first[0], first[0], second[0], second[0], first[1], second[1]]
     texts = ["by sums: \\boxed{1}", "by luck: \\boxed{3}", "by area: \\boxed{2}", "by area: \\boxed{2}",
              '{"math_notion": ["sums"], "pass_rate": 4, "solution_length": 9}',
              '{"math_notion": ["sums"], "pass_rate": 4, "solution_length": 9}']
-    inputs = batch(rows, texts, [9, 20, 5, 6, 12, 12])
+    inputs = batch(rows, texts, [9, 20, 5, 6, 12, 12], chats)
     assert solution_reward(**inputs) == [1.0, 0.0, 1.0, 1.0, None, None]
     rewards = meta_reward(**inputs)
     assert rewards[:4] == [None] * 4
-    # the length of the right one, 1 of 2, a useful notion
-    assert rewards[4] == pytest.approx((1 + 1 + 1) / 3)
-    # 9 is outside 5..6, half wrong, a useless notion
-    assert rewards[5] == pytest.approx((0 + 0.01 ** 0.5 + 0) / 3)
+    assert rewards[4] == pytest.approx((1 + 1 + 1) / 3)             # its length, 1 of 2, useful
+    assert rewards[5] == pytest.approx((0 + 0.01 ** 0.5 + 0) / 3)   # not in 5..6, half off, useless
 
 
 def test_pairs_stay_together_and_a_torn_pair_is_refused():
     rows = paired_rows([Problem(str(i), f"What is {i}?", "1") for i in range(9)], 50)
-    first, second = ([row["id"] for row in part] for part in (rows[::2], rows[1::2]))
-    assert first == second != sorted(first)
+    solutions, metas = rows[::2], rows[1::2]
+    assert [row["id"] for row in solutions] == [row["id"] for row in metas] != [str(i) for i in range(9)]
     assert [row["path"] for row in rows] == ["solution", "meta"] * 9
     with pytest.raises(ValueError, match="no solution of problem"):
-        meta_reward(**batch(rows[1:2], ["{}"], [3]))
+        meta_reward(**batch(metas[:1], ["{}"], [3], True))

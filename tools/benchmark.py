@@ -1,191 +1,170 @@
-"""Memory and speed, as ratios within one run. By hand, not part of the test suite.
+"""Memory and speed within one run, by hand; the first four compare what we do with the alternative.
 
-    python tests/benchmark.py memory          the loss at a vocabulary of 151,936, with chunks and without
-    python tests/benchmark.py memory --tokens 8192          the version without needs 19 GB
-    python tests/benchmark.py batches         one batch of solutions and predictions against two
-    python tests/benchmark.py leaving         rows that have ended leave the batch of `generate`, against waiting
-    python tests/benchmark.py step            a GRPO step of ours against one of TRL's GRPOTrainer, if TRL is installed
+    python tools/benchmark.py memory      the LM head in chunks, or at once: forward and backward of the loss
+    python tools/benchmark.py step        MASA in the toy world by masa.py, or by TRL and examples/masa_trl.py
+    python tools/benchmark.py leaving     finished rows leave the batch, or wait for its longest row
+    python tools/benchmark.py prefill     a prompt is read once per problem, or once per row
+    python tools/benchmark.py engines     tokens per second of three ways to generate
+    python tools/benchmark.py steps       seconds, tokens per second and peak memory of whole steps
 
-Memory is the peak of resident memory of a child process: of `memory`, less that of a child which only loads the same
-things; of `step`, with all that it imports.
+All but `step` need neither weights nor data: the model is a random Qwen3, 16 prompts are random ids with 8
+rows each, and a completion takes its budget, with `leaving` 1 to --tokens. On a CPU add --shape small.
 """
 
 import argparse
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from types import SimpleNamespace
+from unittest.mock import patch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "examples")]
+import masa  # isort: skip  (it sets what torch reads when it is loaded)
 import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 import grpo
+import rollout
+from lab.flags import GPU, Config
 
-VOCABULARY = 151_936            # of Qwen3
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+V = 151_936             # the vocabulary of Qwen3: beyond all tokens, so that none ends a completion
+TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=V, batch_decode=lambda rows, **_: len(rows) * [""])
+SHAPES = {"qwen3-1.7b": (V, 2048, 28, 16), "small": (8192, 512, 8, 4), "head": (V, 64, 1, 2)}
 
 
-def logprobs_in_chunks(lm_head, hidden, token_ids, temperature, chunk=512):
-    """As in grpo.token_logprobs, without the model below the LM head."""
-    parts = [grpo.checkpoint(grpo.head_logprobs, lm_head, hidden[i:i + chunk], token_ids[i:i + chunk], temperature,
-                             use_reentrant=False) for i in range(0, len(hidden), chunk)]
-    return tuple(torch.cat(column) for column in zip(*parts))
-
-
-def one_loss(version, tokens):
-    """In a child: forward and backward of the loss; prints seconds and the peak of resident memory in MB."""
+def make(shape):
+    """A random model, in float32."""
     torch.manual_seed(0)
-    lm_head = torch.nn.Linear(64, VOCABULARY, bias=False)
-    hidden = torch.randn(tokens, 64, requires_grad=True)
-    token_ids = torch.randint(VOCABULARY, (tokens,))
-    lm_head.weight.grad = torch.zeros_like(lm_head.weight)
-    started = time.perf_counter()
-    if version != "nothing":
-        compute = {"plain": grpo.head_logprobs, "chunked": logprobs_in_chunks}[version]
-        logprobs, _ = compute(lm_head, hidden, token_ids, 1.0)
-        logprobs.sum().backward()
-    print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    vocabulary, hidden, layers, heads = SHAPES[shape]
+    return Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads // 2, tie_word_embeddings=True)).to(DEVICE)
 
 
-def memory(tokens):
-    found = {}
-    for version in ("nothing", "plain", "chunked"):
-        said = subprocess.run([sys.executable, __file__, "one-loss", "--version", version, "--tokens", str(tokens)],
-                              check=True, capture_output=True, text=True).stdout
-        found[version] = [float(word) for word in said.split()]
-        print(f"{version:8} {found[version][1]:8,.0f} MB {found[version][0]:6.1f} s", flush=True)
-    base = found["nothing"][1]
-    print(f"{tokens} tokens: chunks take 1/{(found['plain'][1] - base) / (found['chunked'][1] - base):.1f} of the memory "
-          f"and {found['chunked'][0] / found['plain'][0]:.2f} of the seconds")
+def prompts_of(count, longest, rows=1):
+    """Random ids: `count` prompts of half of `longest` to `longest` tokens, each `rows` times."""
+    lengths = torch.randint(longest // 2, longest + 1, (count,)).tolist()
+    return [ids for n in lengths for ids in [torch.randint(1, 8192, (n,)).tolist()] * rows]
 
 
-def leaving(repeats):
-    """Solutions of a step where rows that have ended leave the batch, against a batch that waits for its longest row."""
-    import rollout
-    from tasks.problems import load_problems
-    from lab.policy import load_policy
-    from prompts import encode, solution_messages
-    model, tokenizer = load_policy("toy")
-    prompts = [encode(tokenizer, solution_messages(p.text)) for p in load_problems("toy")[:16] for _ in range(8)]
-    rollout.generate(model, tokenizer, prompts, 96)             # not counted
-    ratios, strides = [], [rollout.STRIDE, 96]
-    for seed in range(repeats):
-        seconds = {}
-        for rollout.STRIDE in strides[::1 if seed % 2 else -1]:
-            torch.manual_seed(seed)
-            started = time.perf_counter()
-            rollout.generate(model, tokenizer, prompts, 96)
-            seconds[rollout.STRIDE] = time.perf_counter() - started
-        ratios.append(seconds[strides[0]] / seconds[96])
-    print(f"with rows that leave: {statistics.median(ratios):.2f} of the seconds (from {min(ratios):.2f} to "
-          f"{max(ratios):.2f} in {repeats} repeats)")
+def generate(model, prompts, budgets):      # as masa.py does
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=CUDA):
+        return rollout.generate(model, TOKENIZER, prompts, budgets, max_tokens=GPU["max_tokens"])
 
 
-def batches(repeats):
-    """Solution and meta prompts of a step in one batch of `generate`, or in two: median ratio of the seconds."""
-    from tasks.problems import load_problems
-    from lab.policy import load_policy
-    from prompts import encode, meta_messages, solution_messages
-    from rollout import generate
-    model, tokenizer = load_policy("toy")
-    problems = load_problems("toy")[:16]
-    solve = [encode(tokenizer, solution_messages(p.text)) for p in problems for _ in range(8)]
-    predict = [encode(tokenizer, meta_messages(p.text, 96)) for p in problems for _ in range(8)]
+def measure(function, *arguments, **settings):
+    """What a call returns, its seconds, and the peak of this process in MB: of the card, or resident."""
+    started, result = time.perf_counter(), function(*arguments, **settings)
+    if CUDA:
+        torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_reserved() if CUDA else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
+    return result, time.perf_counter() - started, peak / 2**20
+
+
+def compare(case, flags):
+    """Seconds and MB of case(flags, False), ours, and of case(flags, True), each in a process of its own."""
     ratios = []
-    for _ in range(repeats):
-        times = [time.perf_counter()]
-        generate(model, tokenizer, solve + predict, [96] * 128 + [32] * 128)
-        times.append(time.perf_counter())
-        generate(model, tokenizer, solve, 96)
-        generate(model, tokenizer, predict, 32)
-        times.append(time.perf_counter())
-        ratios.append((times[1] - times[0]) / (times[2] - times[1]))
-    print(f"one batch takes {statistics.median(ratios):.2f} of the seconds of two (from {min(ratios):.2f} to "
-          f"{max(ratios):.2f} in {repeats} repeats)")
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as children:
+        for _ in range(flags.repeats):
+            found = list(children.map(case, [flags] * 2, [False, True]))
+            print("ours {:.2f} s, {:,.0f} MB; other {:.2f} s, {:,.0f} MB".format(*found[0], *found[1]))
+            ratios.append([ours / other for ours, other in zip(*found)])
+    print("{:.2f} of the seconds, {:.2f} of the memory".format(*map(statistics.median, zip(*ratios))))
 
 
-def one_steps(version, steps):
-    """In a child: GRPO steps on the toy world, one optimiser step each; prints seconds of each and the peak in MB."""
-    import transformers
-    from lab.flags import parse_config
-    from tasks.problems import ProblemStream, load_problems
-    from tasks.grader import grade
-    from lab.policy import load_policy
-    from prompts import solution_messages
-    transformers.logging.set_verbosity_error()
-    model, tokenizer = load_policy("toy")
-    problems = load_problems("toy")[:16 * (steps + 2)]
-    seconds = []
-    if version == "ours":
-        import collect
-        from gating import Audit
-        from grpo import group_advantages
-        from update import update
-        config = parse_config(["--algo", "grpo", "--minibatches", "1", "--learning-rate", "1e-6"])
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
-        collector = collect.Collector(model, tokenizer, config, ProblemStream(problems, 0).draw, None)
-        for _ in range(steps):
-            started = time.perf_counter()
-            batch = collector.solve_all(Audit())
-            advantages = group_advantages(torch.tensor(batch.correct, dtype=torch.float), config.group_size)
-            update(model, None, optimizer, batch.solutions, advantages, config)
-            seconds.append(time.perf_counter() - started)
-    else:
-        from datasets import Dataset
-        from trl import GRPOConfig, GRPOTrainer
-
-        class Clock(transformers.TrainerCallback):
-            def on_step_begin(self, *_, **__):
-                self.started = time.perf_counter()
-
-            def on_step_end(self, *_, **__):
-                seconds.append(time.perf_counter() - self.started)
-
-        def solved(completions, answer, **columns):
-            return [float(grade(c[0]["content"], a)) for c, a in zip(completions, answer)]
-
-        rows = Dataset.from_list([{"prompt": solution_messages(p.text), "answer": p.answer} for p in problems])
-        GRPOTrainer(model, solved, GRPOConfig(
-            output_dir=tempfile.mkdtemp(), max_steps=steps, per_device_train_batch_size=128, num_generations=8,
-            max_completion_length=96, temperature=1.0, learning_rate=1e-6, loss_type="dapo", use_cpu=True, bf16=False,
-            gradient_checkpointing=False, report_to=[], disable_tqdm=True, save_strategy="no", logging_strategy="no"),
-            train_dataset=rows, processing_class=tokenizer, callbacks=[Clock()]).train()
-    print("figures", *seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+def memory(flags, other):
+    model, _, loaded = measure(make, "head")
+    ids = torch.randint(V, (8, flags.tokens // 8), device=DEVICE)
+    mask, chunk = torch.ones_like(ids, dtype=torch.bool), flags.tokens if other else 512
+    at_once = patch.object(grpo, "checkpoint", lambda head, *inputs, use_reentrant: head(*inputs))
+    with at_once if other else nullcontext():
+        _, seconds, most = measure(lambda: grpo.token_logprobs(
+            model, ids[:, :1], mask[:, :1], ids, mask, chunk=chunk)[0].sum().backward())
+    return seconds, most - loaded
 
 
-def step(repeats, steps=8):
-    """A step of ours against TRL's: same policy, prompts, G, budget; median ratios of seconds and of peak memory."""
-    ratios = []
-    for _ in range(repeats):
-        found = {}
-        for version in ("ours", "trl"):
-            child = subprocess.run([sys.executable, __file__, "one-steps", "--version", version, "--steps", str(steps)],
-                                   capture_output=True, text=True)
-            if child.returncode:
-                sys.exit(f"{version} failed (is TRL installed?): {child.stderr.strip().splitlines()[-1]}")
-            words = next(line for line in child.stdout.splitlines() if line.startswith("figures")).split()[1:]
-            found[version] = statistics.median(map(float, words[1:-1])), float(words[-1])    # not the first step
-            print(f"{version:5} {found[version][0]:.2f} s per step, peak {found[version][1]:,.0f} MB", flush=True)
-        ratios.append([ours / trl for ours, trl in zip(found["ours"], found["trl"])])
-    print("ours takes {:.2f} of TRL's seconds and {:.2f} of its memory (medians of {} repeats)".format(
-        *map(statistics.median, zip(*ratios)), repeats))
+def step(flags, other):
+    with tempfile.TemporaryDirectory() as folder:
+        if other:
+            import masa_trl
+            given = f"--max_steps 8 --use_cpu {not CUDA} --bf16 {CUDA} --output_dir {folder}".split()
+            trained, _, most = measure(masa_trl.main, given)
+            return trained.metrics["train_runtime"] / 8, most
+        config = Config.parse(f"--steps 8 --minibatches 1 --eval-problems 0 --output {folder}/run".split())
+        run, _, most = measure(masa.train, config)
+        return run.state["seconds"] / 8, most
+
+
+def sample(flags, other):
+    model, prompts, budgets = make(flags.shape), prompts_of(16, flags.prompt, rows=8), [flags.tokens] * 128
+    patched = patch.object(torch, "unique", lambda rows, **_: (rows, torch.arange(len(rows), device=DEVICE)))
+    if flags.command == "leaving":
+        budgets = torch.randint(1, flags.tokens + 1, (128,)).tolist()
+        patched = patch.object(rollout, "STRIDE", flags.tokens)
+    with patched if other else nullcontext():
+        generate(model, prompts[:2], [2, 1])                                    # not counted
+        return measure(generate, model, prompts, budgets)[1:]
+
+
+def engines(flags):
+    model = make(flags.shape)
+    sampling = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=flags.tokens,
+                    pad_token_id=0, eos_token_id=V)
+    static, plain = (GenerationConfig(**sampling, cache_implementation=kind) for kind in ("static", None))
+
+    def static_cache(prompts):
+        ids, mask = rollout.pad_rows(prompts, left=True, device=DEVICE)
+        model.generate(ids, static, attention_mask=mask.long())
+
+    def continuous_batching(prompts):
+        pages = None if CUDA else len(prompts) * (1 + (flags.prompt + flags.tokens) // 256)
+        model.generate_batch(prompts, plain, ContinuousBatchingConfig(num_blocks=pages))
+
+    def ours(prompts):
+        generate(model, prompts, [flags.tokens] * len(prompts))
+
+    for engine in (ours, static_cache, continuous_batching):
+        for count in flags.sequences:
+            prompts = prompts_of(count, flags.prompt)
+            engine(prompts)                                                     # not counted: it may compile
+            rate = count * flags.tokens / measure(engine, prompts)[1]
+            print(f"{engine.__name__:20}{count:5} sequences {rate:9,.0f} tokens/s", flush=True)
+        model.to(torch.bfloat16 if CUDA else torch.float32)                     # ours gets there by autocast
+
+
+def steps(flags):
+    """masa-efficient skips five problems by their predictions, as in the paper."""
+    model, dtype = make(flags.shape), torch.bfloat16 if CUDA else torch.float32
+    if CUDA:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=CUDA)
+    for name, solved, predicted in (("grpo", 16, 0), ("masa", 16, 16), ("masa-efficient", 11, 16)):
+        budgets = [flags.tokens] * 8 * solved + [flags.tokens // 4] * 8 * predicted
+        batch, seconds, _ = measure(generate, model, prompts_of(solved + predicted, flags.prompt, 8), budgets)
+        advantages = grpo.group_advantages(torch.rand(len(batch)).round(), 8).to(DEVICE)
+        _, more, most = measure(grpo.update, model, optimizer, batch.tokens, advantages, dtype=dtype)
+        print(f"{name:15}{seconds:7.1f} s for rollouts, {more:.1f} s for the update, "
+              f"{sum(batch.lengths) / (seconds + more):,.0f} tokens/s, peak {most:,.0f} MB", flush=True)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["memory", "batches", "leaving", "step", "one-loss", "one-steps"])
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--version", choices=["nothing", "plain", "chunked", "ours", "trl"], default="chunked")
-    parser.add_argument("--steps", type=int, default=8)
-    arguments = parser.parse_args()
-    {"memory": lambda: memory(arguments.tokens), "batches": lambda: batches(arguments.repeats),
-     "leaving": lambda: leaving(arguments.repeats),
-     "step": lambda: step(arguments.repeats, arguments.steps),
-     "one-steps": lambda: one_steps(arguments.version, arguments.steps),
-     "one-loss": lambda: one_loss(arguments.version, arguments.tokens)}[arguments.what]()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = {"memory": partial(compare, memory), "step": partial(compare, step), "engines": engines,
+                "leaving": partial(compare, sample), "prefill": partial(compare, sample), "steps": steps}
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("--shape", choices=["qwen3-1.7b", "small"], default="qwen3-1.7b", help="of the model")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of the longest prompts")
+    parser.add_argument("--tokens", type=int, default=1024, help="of a completion; with memory: in all")
+    parser.add_argument("--sequences", type=int, nargs="+", default=[64, 512], help="with engines: at once")
+    parser.add_argument("--repeats", type=int, default=5, help="of a comparison; medians are printed")
+    flags = parser.parse_args()
+    commands[flags.command](flags)
