@@ -245,7 +245,7 @@ class Run:
         self.silent = 0 if metrics["grad_norm"] != 0 else self.silent + 1
         if self.silent == SILENT_STEPS:
             self.bar.write(f"No group had any variance in {SILENT_STEPS} steps, and nothing was learned: the "
-                           "problems are too hard or too easy for this model, or it does not box its answers: "
+                           "problems are too hard or too easy for this model, or it boxes no answers: "
                            "see rollouts.jsonl, and docs/troubleshooting.md for what to do", file=sys.stdout)
 
     def examine(self, description):

@@ -105,6 +105,6 @@ def test_every_flag_is_explained(config, capsys):
 
 
 def test_the_defaults_of_an_evaluation_are_those_of_its_problems():
-    toy, other = EvalConfig.parse([]), EvalConfig.parse(["--data", "math500"])
+    toy, other = EvalConfig.parse([]), EvalConfig.parse(["--model", "a", "--data", "math500"])
     assert (toy.max_new_tokens, toy.max_meta_tokens) == (Config.max_new_tokens, Config.max_meta_tokens)
     assert (other.max_new_tokens, other.max_meta_tokens) == (3072, 768)

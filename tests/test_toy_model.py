@@ -1,16 +1,16 @@
-"""The half-taught model: demonstrations, a tokenizer that loses nothing, a warm-up that teaches the formats."""
+"""The half-taught model: demonstrations, a tokenizer that loses nothing, a warm-up that teaches the
+formats."""
 
 import random
 
 import pytest
 import torch
-
-from tasks import toy
-from tasks import toy_model
-from tasks.grader import grade
 from prompts import PHRASES, encode, meta_messages, solution_messages
+
 from rewards import parse_meta
 from rollout import generate
+from tasks import toy, toy_model
+from tasks.grader import grade
 
 
 def render(tokenizer, text, meta):
@@ -36,10 +36,12 @@ def test_demonstrations_fit_and_mean_what_they_say(tokenizer):
         lengths[grade("".join(piece for piece, _ in noisy), p.answer)].append(len(noisy))
         meta = toy_model.demonstrate_meta(p, rng)
         metas.append(parse_meta("".join(piece for piece, _ in meta[:-1])))
-        assert None not in (metas[-1].notions, metas[-1].pass_rate, metas[-1].solution_length) and len(meta) <= 32
+        said = metas[-1]
+        assert None not in (said.notions, said.pass_rate, said.solution_length) and len(meta) <= 32
         assert all(piece in ids for piece, _ in clean + noisy + meta)
         assert all(method not in p.text for method in toy.METHODS.values())
-    assert max(lengths[True]) <= 100                                    # those that do not end in time are wrong
+    # those that do not end in time are wrong
+    assert max(lengths[True]) <= 100
     assert sum(n == toy.BUDGET for n in lengths[False]) > len(lengths[False]) / 3
     assert {m.pass_rate for m in metas} == set(range(9))
 
@@ -59,7 +61,8 @@ def test_half_taught_turns_are_what_makes_dials_hopeless():
                 visited, digit = visited + ((digit, turn) in half_taught), (digit + turn) % 10
         solutions = [toy_model.demonstrate_solution(p, rng, noisy=True) for _ in range(8)]
         texts = ["".join(piece for piece, _ in pieces) for pieces in solutions]
-        right[min(visited, 2)].append(sum(grade(text, p.answer) for text in texts if toy.METHODS[p.kind] in text))
+        by_method = [text for text in texts if toy.METHODS[p.kind] in text]
+        right[min(visited, 2)].append(sum(grade(text, p.answer) for text in by_method))
     means = [sum(counts) / len(counts) for counts in right.values()]
     assert min(map(len, right.values())) > 50 and means[0] > 1.5 > 4 * means[1] > 4 * means[2]
 
@@ -99,5 +102,6 @@ def test_the_warmed_up_model_is_kept(tmp_path, monkeypatch):
         assert torch.equal(ours, theirs) and theirs.dtype == torch.float32
     toy_model.load(PHRASES, render, tmp_path, seed=1)
     (tmp_path / "file").write_text("")
-    toy_model.load(PHRASES, render, tmp_path / "file")            # a cache that cannot be written is done without
+    # a cache that cannot be written is done without
+    toy_model.load(PHRASES, render, tmp_path / "file")
     assert len(calls) == 3 and len(list(tmp_path.iterdir())) == 3
