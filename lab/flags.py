@@ -83,7 +83,7 @@ class Method:
     audit_fraction: float = flag(0.05, "share of flagged problems, and of solutions, that are let through",
                                  least=0, most=1)
     mask_cut: bool = flag(False, "leave cut solutions out of the update; by default they are wrong")
-    clone: bool = flag(True, "imitate the best predictions, with their numbers corrected")
+    clone: bool = flag(False, "imitate the best predictions, with their numbers corrected")
     clone_learning_rate: float = flag(4e-4, "of these supervised steps", above=0)
 
 
@@ -208,7 +208,7 @@ PRESETS = {
     "gpu": GPU,
     "paper": GPU | dict(model="Qwen/Qwen3-8B-Base", steps=314, problems_per_step=128, group_size=16,
                         meta_group_size=16, max_new_tokens=16_384, max_meta_tokens=4096,
-                        max_prompt_tokens=2048, gate_by="said", gate_start=20)}
+                        max_prompt_tokens=2048, gate_by="said", gate_start=20, clone=True)}
 
 
 def parse_groups(groups, description, arguments=None, defaults=()):

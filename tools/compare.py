@@ -30,13 +30,13 @@ sys.path.insert(0, str(ROOT))
 from lab.folder import read_json, write_whole
 from lab.metrics import summarise
 
-EFFICIENT = "--algo masa-efficient --no-clone --meta-group-size"
+EFFICIENT = "--algo masa-efficient --meta-group-size"
 ARMS = {
     "grpo": "--algo grpo",
     "dynamic": "--algo grpo --dynamic-sampling",
     "masa": "--algo masa",
     "said": f"{EFFICIENT} 4 --gate-by said",
-    "said, cloned": "--algo masa-efficient --meta-group-size 4 --gate-by said",
+    "said, cloned": f"{EFFICIENT} 4 --gate-by said --clone",
     "number": f"{EFFICIENT} 4 --gate-by number",
     "state": f"{EFFICIENT} 4",
     # Controls: without what is claimed to matter.
@@ -54,7 +54,7 @@ ARMS = {
     "words, lean": f"{EFFICIENT} 0 --no-refill --gate-by words",
     "state, no cutoff": f"{EFFICIENT} 4 --no-cutoff",
     "state, masked cuts": f"{EFFICIENT} 4 --mask-cut",
-    "state, cloned": "--algo masa-efficient --meta-group-size 4",
+    "state, cloned": f"{EFFICIENT} 4 --clone",
     "masa, hints": "--algo masa --hints",
     "masa, rate": "--algo masa --notion-variant rate",
     "masa, length": "--algo masa --meta-reward length",
