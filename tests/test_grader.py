@@ -164,6 +164,11 @@ a<b<c == c>b>a || a\le b\le c == c\ge b\ge a || a<b<c != a>b>c || \mathbb{R} - \
 # other spellings
 \begin{pmatrix}1\\[2pt]2\end{pmatrix} == \begin{pmatrix}1\cr 2\end{pmatrix} || \overline{AB} == AB || \overline{AB} != BC
 \emptyset == \{\} || \varnothing == \emptyset || \emptyset != 0 || f^{\prime}(x) == f'(x) || f^\prime == f' || f^{\prime} != f
+3 ÷ 4 == 3 \div 4 || 2·3 == 2⋅3 || 1–2 == -1 || ± 5 == \pm 5 || 2θ == 2\theta || ∠ABC == \angle ABC || 3\times4 == 12 || 2**3 == 8
+αβγλφω == \alpha\beta\gamma\lambda\phi\omega || Δ == \Delta || f′ == f' || \lbrace 1,2\rbrace == \{1,2\} || 1,2,... == 1,2,\dots
+x ≤ 2 == x\leq 2 || x ≥ 2 == x \geqslant 2 || x <= 2 == x\leqslant 2 || x >= 2 == x\geq2 || x\lt 2 == x<2 || x\gt2 == x>2
+x ≠ 2 == x\neq2 || x!=2 == x\ne 2 || x ∈ ℝ == x\in\mathbb{R} || [0,2]∩[1,3] == [1,2] || \lg 100 == 2 || \[5\] == 5
+5 feet == 5 ft || 3 hours == 3\text{ h} || 3 hr == 3\text{ h} || 9 minutes == 9 min || 9 seconds == 9\text{ s}
 5 apples == 5 || 12 marbles == 12\text{ marbles} || 5 apples != 6 apples
 """
 
@@ -296,4 +301,4 @@ def test_polynomials_are_equal_in_any_order_and_to_no_other(terms, random):
 
 
 def test_copyable_alone(run_alone):
-    assert run_alone("tasks/grader.py", r"import grader; print(grader.grade(r'so \boxed{\frac12}', '0.5'))") == "True"
+    assert run_alone("tasks/latex.py tasks/grader.py", r"import grader; print(grader.grade(r'so \boxed{\frac12}', '0.5'))") == "True"
