@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tasks import livecodebench, sandbox
 from tasks.grader import equal, grade, last_boxed
+from tasks.grader import number as value_of
 from tasks.problems import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -176,7 +177,8 @@ def grade_science(completion, problem):
     """
     box = (last_boxed(completion) or "")[:400]
     ours, (number, _, unit) = NUMBER.match(box), problem.answer.partition(" ")
-    if not ours or not equal(ours[1], number, rel_tol=SCIENCE_TOLERANCE):
+    found, right = (value_of(text) for text in (ours[1] if ours else "", number))
+    if found is None or right is None or abs(found - right) > SCIENCE_TOLERANCE * abs(right):
         return False
     written, wanted = (plain_unit(text) for text in (ours[2], unit))
     return (not written or not wanted or written == wanted

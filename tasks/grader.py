@@ -3,502 +3,228 @@ r"""Is the last \boxed{} answer of a completion mathematically equal to the gold
     grade(r"... so its area is \boxed{\frac{1}{2}\text{ cm}^2}.", "0.5")    ->  True
 
 The completion is hostile by assumption: reinforcement learning finds whatever the grader did not expect.
-sympy's parse_latex, parse_expr and sympify run python written in an answer; simplify and solve may take hours,
-and so may the mere making of a sympy expression: Abs(exp(exp(exp(100))) - exp(exp(100))) does not end. The
-usual cure, an alarm, fails outside the main thread and lets verdicts depend on the load of the machine. So:
+sympy's parsers run python written in an answer; its simplify and solve may take hours. The usual cure, an
+alarm, fails outside the main thread and lets verdicts depend on the load of the machine. So:
 
-1. `readings` turns text into tokens, with one spelling for each thing.
-2. `expression` turns tokens into a tree of tuples like ("+", "x", "1") by the precedence of operators, of which
-   the comma of a list is one. It refuses what it does not know: that equals nothing but the same tokens.
-3. `same` compares trees, structure by structure, and formulas by their values at 20 points, at 500 digits:
-   more than an answer has room to write down, so that no decimal passes for a root or for pi. Units are letters
-   like others; but if only one of two answers has units, they are 1.
-4. Sets of real numbers, in whatever notation, become sympy's sets, which are canonical.
-5. Work is bounded by counting it (characters, tokens, operations, sets), never by a clock.
+1. latex.py turns text into trees of tuples like ("+", "x", "1"). What it cannot read equals only itself.
+2. What only dresses an answer is taken off, where the other answer has none of it: conditions, the name of
+   what has that value, units.
+3. Trees are compared structure by structure, sets of real numbers as sorted ends of intervals, formulas by
+   their values at 20 points, at 500 digits: more than an answer has room to write down, so that no decimal
+   passes for a root or for pi. Rational numbers are exact.
+4. Work is bounded by counting it (characters, tokens, operations, bits), never by a clock.
 
-These are two concepts, reading (1, 2) and judging (3, 4). They share a file so that it can be copied alone.
+docs/grading.md lists the conventions. To use it elsewhere, copy this file and latex.py side by side.
 """
 
 import math
 import operator
 import re
-import unicodedata
+from bisect import bisect_right
+from contextlib import suppress
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial, reduce
 from hashlib import sha256
 
 import mpmath
-from sympy import Complement, FiniteSet, Integer, Intersection, Interval, S, Union, oo
 
-MAX_BRACES = 200_000        # and backslashes in a completion; beyond, only its end is searched
-MAX_LENGTH = 400            # characters of an answer; the longest gold answer of MATH has 159
-MAX_TOKENS = 200            # of an answer
-MAX_OPERATIONS = 60         # of them that are slow or nested: powers, roots, functions, brackets
-MAX_SETS = 10               # in two answers; sympy takes 0.1 s for so many
+try:
+    from .latex import (
+        CHANGING,
+        FUNCTIONS,
+        INTERVALS,
+        SET_OPERATIONS,
+        SYMBOL,
+        Refused,
+        flat,
+        items,
+        last_boxed,
+        name,
+        read,
+        readings,
+        symbols,
+        unit,
+    )
+except ImportError:         # copied into another code base, without the package
+    from latex import (
+        CHANGING,
+        FUNCTIONS,
+        INTERVALS,
+        SET_OPERATIONS,
+        SYMBOL,
+        Refused,
+        flat,
+        items,
+        last_boxed,
+        name,
+        read,
+        readings,
+        symbols,
+        unit,
+    )
+
+NO_ANSWER = re.compile(r"(?i:nan|n/a|null|<na>|nat|[-+]?inf|[-+]?infinity)|None")   # JSON, Python, pandas
+CONDITIONS = {"<", ">", "\\le", "\\ge", "\\ne", "\\in"}
+APPLIED = {"f", "g", "h", "F", "G", "P"}                # letters that stand for functions, as in f(-1) = 5
 
 
-class Refused(Exception):
-    """The answer is not one that this module reads, or it asks for too much work."""
+def grade(completion, answer):
+    r"""True if the last \boxed{} of `completion` equals the gold `answer`. Takes any two objects.
 
-
-def grade(completion, answer, *, rel_tol=0.0):
-    r"""True if the last \boxed{} of `completion` equals the gold `answer`.
-
-    The verifiable reward of MASA (arXiv 2510.03259). Takes any two objects and never raises. `rel_tol` is for
-    lone numbers as in physics, where 9.79 may pass for 9.81; 0 asks for equality.
+    The verifiable reward of MASA (arXiv 2510.03259). Never raises.
     """
     box = last_boxed(completion)
-    return box is not None and equal(box, answer, rel_tol=rel_tol)
+    return box is not None and equal(box, answer)
 
 
-def equal(prediction, answer, *, rel_tol=0.0):
+def equal(prediction, answer):
     """True if two answers, written without a box, are mathematically equal.
 
-    Takes text (a number will do) and never raises; other objects, empty and over-long answers equal nothing.
+    Takes text (a number will do) and never raises; other objects, empty and over-long answers equal nothing,
+    nor does anything equal an answer that says there is none, like nan or None.
     """
     try:
         ours, theirs = readings(prediction), readings(answer)
+        if NO_ANSWER.fullmatch(str(answer).strip()):
+            return False
+        if ours[0] == theirs[0]:
+            return ours[0] != []
+        return any(same_answer(a, b) for a in trees(ours) for b in trees(theirs))
     except Exception:       # Refused, as a rule; but whatever it is, it must not end the training run
         return False
-    if ours[0] == theirs[0]:
-        return ours[0] != []
-    return any(agree(a, b, rel_tol) for a in ours for b in theirs)
 
 
-def agree(tokens, others, rel_tol):
-    """Do two lists of tokens say the same? What cannot be read says nothing."""
+def trees(found):
+    """The trees of those readings that do not ask for too much work."""
+    for tokens in found:
+        with suppress(Refused):
+            yield read(tokens)
+
+
+def number(text):
+    """The value of a lone number as a float, its unit left out, or None. Never raises."""
     try:
-        return same_answer(read(tokens), read(others), rel_tol)
+        tree = without_units(without_label(read(readings(text)[0])))
+        return None if symbols(tree) else float(value(tree, 0, True))
     except Exception:
-        return False
-
-
-def last_boxed(text):
-    r"""The content of the last \boxed{...} (or \fbox{...}) of `text` that closes, or None. Never raises.
-
-    A single number or letter needs no braces, as in \boxed 2. One pass, with a stack of the open braces.
-    """
-    if not isinstance(text, str):
         return None
-    if sum(map(text.count, "\\{}")) > MAX_BRACES:
-        text = text[-MAX_BRACES:]
-    opened, start, end = [], -1, -1
-    for match in BRACE.finditer(text):
-        if match["bare"]:
-            start, end = match.span("bare")
-        elif match[0] == "{" or match["box"]:
-            opened.append(match.end() if match["box"] else -1)
-        elif match[0] == "}" and opened:
-            start, end = max((start, end), (opened.pop(), match.start()))
-    return text[start:end] if start >= 0 else None
 
 
-BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,9}(?:\{|(?P<bare>-?\d+|(?<=\s)[A-Za-z]\b)))|\\[\\{}]|[{}]")
+# --- What dresses an answer -------------------------------------------------------------------------------
 
-# --- From text to tokens ----------------------------------------------------------------------------------
-
-UNICODE = str.maketrans({
-    "−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "⁄": "/", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "±": r"\pm ", "√": r"\sqrt ", "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "∈": r"\in ", "∪": r"\cup ",
-    "∩": r"\cap ", "∅": r"\{\}", "ℝ": r"\reals ", "Δ": r"\Delta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ",
-    "λ": r"\lambda ", "φ": r"\phi ", "ω": r"\omega ", "⋅": "*", "∙": "*", "º": "°", "′": "'", "∠": r"\angle ", "∶": ":",
-    "∛": r"\sqrt[3]", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil "})
-WORDS = dict(word.split("→") for word in r"""and→, or→; to→: per→/ degree→° degrees→° percent→% dollar→"$
-    dollars→"$ mph→"mi/"h infinity→\infty sin→\sin cos→\cos tan→\tan ln→\ln log→\log sqrt→\sqrt pi→\pi
-    squared→^2 cubed→^3 factorial→! dozen→*12 hundred→*10^2 thousand→*10^3 million→*10^6 billion→*10^9
-    trillion→*10^12 cot→\cot csc→\csc arcsin→\arcsin arccos→\arccos arctan→\arctan sinh→\sinh cosh→\cosh
-    tanh→\tanh""".split())
+def same_answer(a, b):
+    """Are two trees the same answer, if what only one says about its value is left out? b is the gold one."""
+    a, b = grouped(a), grouped(b)
+    x, y = without_condition(a), without_condition(b)
+    if (x == a) != (y == b):
+        a, b = x, y
+    if claim(a) != claim(b):
+        a, b = without_label(a), without_label(b, {"x", "y"})
+    x, y = without_units(a), without_units(b)
+    return same_value(a, b) or ((x == a) != (y == b) and same_value(x, y))
 
 
-def words(match):
-    r"""Words of running text as tokens like "cm. A letter is a word if it is a unit, or the whole answer (B)."""
-    before, after = match.string[:match.start()], match.string[match.end():]
-    is_unit = re.search(r"(?:[\d)}/°]|\\cdot)(?:\s|\\[ ,;])*$", before)
-    letters = "+" if is_unit or not before + after else "{2,}"
-    return re.sub(r'(?<![\\\w"])(?![ei]\b)[^\W\d_]' + letters, r'"\g<0>', match[1])
-
-
-DIGITS = "two three four five six seven eight nine ten".split()
-SPACE, ORDINAL = r"\s|~|\\[ ,;:!]", "(?:st|nd|rd|th)"
-SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in (
-    (r"(?<!\\)\$", ""),                                                                           # $5$
-    (r"(?i)(:\s*\d\d)(?:%s)*(?:\\text\s*\{)?\s*([ap])\.?\s?m\b[.\s}]*" % SPACE,
-     lambda time: f'{time[1]} "{time[2].lower()}m'),                                                # 3:30 p.m.
-    (r"^\s*(?:=|\\approx)|\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
-    (r"(?s)\\begin\s*\{cases\}(.*?)\\end\s*\{cases\}", lambda cases: cases[1].replace(r"\\", ",").replace("&", "")),
-    (r"\\begin\s*\{(?:[pbB]|small)?matrix\}|\\begin\s*\{array\}\s*\{[clr|\s]*\}", r"\\matrix "),
-    (r"(\\\\)?\s*\\end\s*\{\w+\}", r"\\end "),
-    (r"\\mathbb\s*\{?\s*R\s*\}?|\\text\s*\{\s*all real numbers\s*\}|^all real numbers$", r"\\reals "),
-    (r"\\(?:text)?color\s*\{\w*\}|\\(?:h?phantom|hspace)\s*\{\w*\}|\\tag\s*\{\w*\}|^\s*\*\*|\*\*\s*$", ""),
-    (r"(\\\\|\\cr(?![a-z]))\s*(?:\[\w*\])?", r"\\\\ "),
-    (r"\{\s*\\rm\s([^{}]*)\}|\\rm\s*\{([^{}]*)\}", r"\\text{\1\2}"),
-    (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1"),
-    (r"\\times(?=\s*\\(?:vec|mathbf|boldsymbol|hat))", r"\\cross "),           # unknown: u x v is not v x u
-    (r"\\(hat|bar|overline|tilde)\s*(?:\{\s*([A-Za-z])\s*\}|([A-Za-z])(?![A-Za-z]))", r"\2\3_{\1}"),
-    (r"\\reals\s*-\s*\\\{", r"\\reals\\setminus\\{"), (r"(\.\d{3})\\,(?=\d)", r"\1"),
-    (r"(\\equiv.*?)\\b?mod\s*\{?(\d+)\}?", r'\1 "mod\2'),
-    (r"\\emptyset|\\varnothing", r"\\{\\}"),
-    (r"\\[lr]vert|\\[vm]id", "|"),
-    (r"\\\{\s*[a-z]\s*(?:\\in\s*\\reals\s*)?[|:]((?:[^{}|]|\{[^{}]*\})*)\\\}", r"\1"),    # \{x | x > 2\}
-    (r"\|([^|]*)\|", r"\\lvert \1\\rvert "),
-    (r"(?<=[fgh])\s*\^\s*\{\s*-1\s*\}(?=\s*\()", "_{-1}"), (r"\^\s*\{?\s*\\prime\s*\}?", "'"),       # f^{-1}(x), f'
-    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b", "°"),
-    (r"\\(?:[dtcs]|nice)(frac|binom)", r"\\\1"), (r"(\\frac|\\binom)\s*(\d)", r"\1{\2}"),        # \dfrac, \frac12
-    (r"((?:\\frac|\\binom)\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-    (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
-    (r"(?:_\s*\{?|\(?\bbase[- ])\s*(?:\\text\s*\{\s*)?(two|three|four|five|six|seven|eight|nine|ten)\b[\s})]*",
-     lambda base: f"_{DIGITS.index(base[1]) + 2} "),
-    (r"(?:\\text\s*\{)?\s*\(?\bbase[- ](\d+)[)}]*", r"_\1 "),                                     # 1021 (base 6)
-    (r"(?<![\w^{])(?:\(|\\text\{)?([A-Z\d]*\d[A-Z\d]*)[)}]?\s*_\s*(?:\{\s*\(?)?\s*([1-9]\d*)\s*(?:\)?\s*\})?",
-     r'\1"base\2'),
-    (r"(?<![\w^{])(?:\(|\\text\{)?((?=\w*\d|\w\w)[\da-fA-F]+)[)}]?_\{?16\}?",
-     lambda number: number[1].upper() + '"base16'),
-    (r",\s*\\[,;: ]\s*(0\d\d(?!\d))?", lambda comma: "," + comma[1] if comma[1] else ", "),        # 100,\,200
-    (r"(?<![\d.])\d{1,3}(?:(?:\{,\}|\\[,!;: ]\s*|,\s*\\!|[ ~])\d{3})+(?!\d)",                # 1{,}000
-     lambda number: re.sub(r"\D", "", number[0])),
-    (r"(?<![\w}.^])(?<!\\sqrt)(?<!\\sqrt )(\d+)(S+\d+\s*/\s*\d+(?![\d.])|S*\\frac\s*\{\d+\}\s*\{\d+\})".replace(
-        "S", f"(?:{SPACE})"), r"(\1+\2)"),
-    (r"(?<=\d)(?:\^?\s*\{?\\(?:text|mathrm)\s*\{ORD\}\}?|\^\s*\{ORD\}|ORD\b)".replace("ORD", ORDINAL), ""),  # 5^{th}
-    (r"(?i)\b(?:square|sq\.?)(?:%s)+(\w+)" % SPACE, r"\1^2"), (r"(?i)\bcubic(?:%s)+(\w+)" % SPACE, r"\1^3"),
-    (r"(?i)(?<![\\a-z])(?:%s)(?![a-z])" % "|".join(WORDS), lambda word: WORDS[word[0].lower()]),
-    (r"\\(?:text(?:bf|it|rm|up|sf|tt|normal)?|emph|[mh]box|math(?:rm|it|sf)|operatorname)\s*\{([^{}]*)\}", words),
-    (r"(?<=[\d})])(?:%s)*([mck]m|mi|kg|ft|in|lbs?|oz|hr|min|sec|mph)\b" % SPACE, r' "\1'),     # 5 cm
-    (r"(?<=[\d})]) +([a-z](?=[a-z]*[aeiou])[a-z]{3,})\b", r' "\1'),                              # 5 apples
-    (r'(?<=[\d})])(\s*"\w+?)s\b', r"\1"),
-    (r"\+\s*/\s*-", r"\\pm "), (r"\\pmod\s*\{?\s*(\d+)\s*\}?|\(\s*\\?mod\s+(\d+)\s*\)", r' "mod\1\2'),
-    (r"\\\$", r'"$*'), (r"[€£¥]", r'"\g<0>*'),
-    (r"_\s*\{\s*(\w)\s*\}", r"_\1"))]
-CHOICE = re.compile(r"(?:\\\w+\s*\{)?\s*(?:[Oo]ption |[Cc]hoice |(?=\(|\w[).:]))\(?([A-J])[).:]?"
-                    r"(?:(?:\}|%s)+(?!\s*[-+*/^=<>,(])(?!.*(?:[A-J]\)|\bor\b|\band\b))(.*))?" % SPACE, re.DOTALL)
-LETTER_UNIT = re.compile(r"(-?[\d.,]+)(?:%s)+([msghJNVWAK])(\s*/\s*[smh])?(\^\{?[23]\}?)?" % SPACE)         # 10 m/s
-THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
-ZEROS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,0\d\d)+(?![\d.])")
-TOKEN = re.compile(r"""(?s:
-    \d*\.\d*\\(?:overline|bar)\s*(?:\{\d+\}|\d) | \d*\.\d*\(\d+\) | \d*\.\d+(?:\\[lc]?dots|\.\.\.)   # 0.\overline{3}
-  | (?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?                                              # 3.14e-5
-  | "[\w$€£¥]+                                                                                      # "cm
-  | (?:\\[a-zA-Z]+|[^\W\d_])(?:_\w|_\{(?:[^{}]|\{[^{}]*\})*\}|')*                           # x_1 and \sqrt
-  | \\.? | \.\.\. | <= | >= | != | \*\* | \S)""", re.VERBOSE)
-IGNORED = frozenset(r""". ~ ` \( \) \[ \] \! \, \: \; \> \ \displaystyle \textstyle \quad \qquad \mathbf
-    \boldsymbol \large \Large \overrightarrow \underline \therefore \mathcal \vec \hline""".split()) | {"\\ ", "\\\n"}
-ALIASES = dict(alias.split("→") for alias in r"""\leq→\le \leqslant→\le <=→\le \geq→\ge \geqslant→\ge >=→\ge
-    \lt→< \gt→> \neq→\ne !=→\ne \%→% \times→* \cdot→* \div→/ **→^ \lbrace→\{ \rbrace→\} \lbrack→[ \rbrack→] \langle→(
-    \rangle→) \bigcup→\cup \bigcap→\cap \backslash→\setminus \colon→: \surd→\sqrt \equiv→= \lg→\log \ldots→\dots
-    ...→\dots "centimeter→"cm "centimetre→"cm "meter→"m "metre→"m "kilometer→"km
-    "kilometre→"km "inche→"in "inch→"in "feet→"ft "foot→"ft "mile→"mi "hour→"h "hr→"h
-    "minute→"min "second→"s "sec→"s "gram→"g "kilogram→"kg "pound→"lb""".split())
-
-
-def readings(text):
-    """The tokens of `text` (or of a number), in several readings where there are.
-
-    1,234 is a number, and a list of two; (D) 12 a choice, and its value; 5 m a length, and a product.
-    """
-    text = str(Fraction(str(text))) if isinstance(text, (int, float)) else text
-    if not isinstance(text, str) or len(text := text.strip()) > MAX_LENGTH:
-        raise Refused("no text, or too much")
-    text = re.sub("[₀-₉]+", r"_{\g<0>}", re.sub("[⁰¹²³⁴-⁹⁻]+", r"^{\g<0>}", text))
-    text = re.sub("[¼-¾⅐-⅞]", r" \g<0>", text)              # 3½ is a mixed number
-    text = unicodedata.normalize("NFKC", (last_boxed(text) or text).translate(UNICODE)).translate(UNICODE)
-    choice, length = CHOICE.fullmatch(text), LETTER_UNIT.fullmatch(text)
-    for pattern, replacement in SPELLINGS:
-        text = pattern.sub(replacement, text)
-    is_tuple = re.search(r"[(\[]|\\\{", text)
-    number = (ZEROS if is_tuple else THOUSANDS).sub(lambda match: match[0].replace(",", ""), text)
-    list_ = number if ",0" in text else text                # 1,000 is no list, nor is (1,000, 2) one of three
-    found = [tokenise(reading) for reading in dict.fromkeys((number, list_))]
-    if length:
-        value, *unit = (part or "" for part in length.groups())
-        found.append(tokenise(value.replace(",", "") + re.sub(r"([a-zA-Z])", r' "\1', "".join(unit))))
-    return [*found, *([[choice[1]]] if choice else []), *(readings(choice[2]) if choice and choice[2] else [])]
-
-
-def tokenise(text):
-    """Numbers, letters like x or x_1, words like "cm, commands, and all else character by character."""
-    found = TOKEN.findall(text.rstrip(" ,;\\"))
-    tokens = [ALIASES.get(token, token.replace(" ", "") if "_" in token else token) for token in found]     # x_{n + 1}
-    return [token for token in tokens if token not in IGNORED]
-
-
-# --- From tokens to a tree --------------------------------------------------------------------------------
-
-SYMBOL = re.compile(r"""(?:[^\W\d_]|\\(?:[a-z]*(?:alpha|beta|gamma|delta|epsilon|eta|kappa|lambda|mu|nu|rho|sigma|tau
-    |phi|chi|psi|omega)|[xX]i|Gamma|Delta|Phi|Sigma|Omega|angle|triangle|infty|reals))(?:[_'].*)?|".+""", re.VERBOSE)
-RELATIONS = ("=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx")
-SET_OPERATIONS = {"\\cup": Union, "\\cap": Intersection, "\\setminus": Complement}
-INTERVALS = ("()", "(]", "[)", "[]")
-CLOSING = {"(": ")]", "[": ")]", "{": "}", "\\{": ["\\}"], "\\lvert": ["\\rvert"],
-           "\\lfloor": ["\\rfloor"], "\\lceil": ["\\rceil"], "\\matrix": ["\\end"]}
-CHAINED = (",", ";", "&", "\\\\", ":", "")      # operators of many operands; "" is the product in 2x
-POSTFIX = ("!", "°", "%")
-END = "<end>"
-SUM, ARGUMENT, TIMES, POWER = 6, 7, 8, 9        # how close bind: +, sin in \sin 2x, the product in 2x, ^
-BINDING = dict.fromkeys([END, ")", "]", "}", "\\}", "\\end", "\\rvert", "\\rfloor", "\\rceil"], 0) | {
-    "\\\\": 1, "&": 2, ",": 3, ";": 3, **dict.fromkeys(RELATIONS, 4), **dict.fromkeys(SET_OPERATIONS, 5), ":": 5,
-    "\\over": 5, "\\choose": 5,
-    "+": SUM, "-": SUM, "*": TIMES, "/": TIMES, **dict.fromkeys("^!°%", POWER)}
-
-
-def read(tokens):
-    r"""The tree of an answer. 1 \pm 2, \mp 3 is a list of all that the upper and the lower signs give."""
-    slow = [t for t in tokens if t in ("^", "!", "\\sqrt") or t in CLOSING or t.split("_")[0] in FUNCTIONS]
-    if len(tokens) > MAX_TOKENS or len(slow) > MAX_OPERATIONS:
-        raise Refused("too much work")
-    trees = []
-    for upper, lower in ("+-", "-+"):
-        left = [{"\\pm": upper, "\\mp": lower}.get(token, token) for token in (END, *reversed(tokens))]
-        trees.append(expression(left, 0))
-        if left != [END]:
-            raise Refused("more than an answer")
-    both = [dict.fromkeys(pair) for pair in zip(*map(items, trees))]
-    return trees[0] if trees[0] == trees[1] else (",", *(item for pair in both for item in pair))
-
-
-def expression(tokens, level):
-    """Takes a tree from the end of `tokens`, up to an operator that binds no closer than `level`."""
-    size, minus = len(tokens), False
-    while tokens[-1] in ("+", "-"):
-        minus ^= tokens.pop() == "-"
-    tree = atom(tokens) if len(tokens) == size else expression(tokens, max(level, SUM))
-    tree = join("*", "-1", tree) if minus else tree
-    while (binding := BINDING.get(tokens[-1], TIMES)) > level:
-        if level == ARGUMENT and (tokens[-1] in ("*", "/", *CLOSING, *FUNCTIONS) or tokens[-2:] == ["^", "e"]):
-            break                                               # \sin x (1 + x), \sin x \cos x, \sin x e^x
-        token = tokens.pop() if tokens[-1] in BINDING else ""
-        while token in (",", ";") and tokens[-1] in (",", ";"):             # 1, 2, and 3
-            token = tokens.pop()
-        tree = (token, tree) if token in POSTFIX else join(token, tree, expression(tokens, binding))
-        if token in ("^", "!") and tokens[-1] == token:
-            raise Refused("a tower without braces, or a double factorial")
-    return tree
-
-
-def atom(tokens):
-    """Takes what no operator splits: a number, a name, a bracket, a fraction, a root, a function with argument."""
-    token = tokens.pop()
-    name, _, base = token.partition("_")
-    if token in CLOSING:
-        return bracket(token, ("set",) if tokens[-1] == "\\}" else expression(tokens, 0), tokens.pop())
-    if token in ("\\frac", "\\binom"):
-        return token, atom(tokens), atom(tokens)
-    if token == "\\sqrt":
-        return token, atom(tokens) if tokens[-1] == "[" else "2", atom(tokens)
-    if name in FUNCTIONS:
-        exponent = expression(tokens, POWER) if tokens[-1] == "^" and tokens.pop() else "1"
-        x = atom(tokens) if tokens[-1] in CLOSING else expression(tokens, ARGUMENT)
-        if exponent == ("*", "-1", "1"):
-            return "\\arc" + name[1:], x
-        return "^", ("/", (name, x), (name, subscript(base))) if base else (name, x), exponent
-    if token[0] in ".0123456789" or token in CONSTANTS or SYMBOL.fullmatch(token):
-        return token
-    raise Refused(f"unknown {token}")
-
-
-def subscript(text):
-    r"""The tree of a base, as in \log_{\frac12}."""
-    return expression([END, *reversed(tokenise(text[1:-1] if text[0] == "{" else text))], 0)
-
-
-def bracket(opening, tree, closing):
-    """The tree of what stands in brackets: a set, a matrix, |x|, an interval or tuple like ("[)", "1", "2"), or x."""
-    if closing not in CLOSING[opening]:
-        raise Refused("brackets that do not match")
-    if opening == "\\{":
-        return "set", *items(tree)
-    if opening == "\\matrix":
-        return tree if tree[0] in ("&", "\\\\") else ("\\\\", tree)
-    if opening in OPERATIONS:                                   # |x|, or x rounded down or up
-        return opening, tree
-    if tree[0] in (",", ";") and opening != "{":
-        return opening + closing, *tree[1:]
-    if opening + closing in ("()", "[]", "{}"):
+def grouped(tree):
+    """p=5, q=2, p=7, q=2 as two pairs."""
+    names = [part[1] if part[0] == "rel" else "" for part in tree[1:]] if tree[0] == "," else []
+    size = len(set(names))
+    if not 1 < size < len(names) or names != names[:size] * (len(names) // size):
         return tree
-    raise Refused("half an interval")
+    return ";", *((",", *tree[i:i + size]) for i in range(1, len(tree), size))
 
 
-def join(token, left, right):
-    """The tree of two trees and the operator between them; what is chained, like 1, 2, 3, is one node."""
-    if token in RELATIONS:
-        return *(left if left[0] == "rel" else ("rel", left)), token, right
-    if token in CHAINED and (left[0] == token or (left[0], token) == (",", ";")):
-        return token, *left[1:], right
-    if token in ("", "*") and right[0] in ("&", "\\\\"):        # a matrix
-        return right[0], *(join("*", left, part) for part in right[1:])
-    return token, left, right
+def without_condition(tree):
+    """2n of 2n, n >= 1, and x = 2 of x = 2, x != -3; but not the first of several cases."""
+    if tree[0] == "\\where":
+        return tree if "\\where" in flat(tree[1:]) else without_condition(tree[1])
+    main = [part for part in tree[1:] if part[0] != "rel" or not CONDITIONS.issuperset(part[2::2])]
+    if tree[0] != "," or not 0 < len(main) < len(tree) - 1:
+        return tree
+    return main[0] if len(main) == 1 else (",", *main)
 
 
-def items(tree):
-    return tree[1:] if tree[0] in (",", ";", "set") else (tree,)
+def claim(tree):
+    """Does a tree say what has the value: an equation, or a list of such?"""
+    return "rel" if tree[0] == "rel" else "list" if tree[0] in (",", ";") and tree[1][0] == "rel" else ""
 
 
-def flat(tree):
-    return [tree] if isinstance(tree, str) else [token for part in tree for token in flat(part)]
+def without_label(tree, unknowns=frozenset()):
+    r"""The value in x = 5, f(2) = 5, \lim f(x) = 5, \frac23 \approx 0.67, A(2, 3); else the tree itself.
 
-
-def units(tree):
-    return {token for token in flat(tree) if token.startswith(('"', "°", "%"))}
-
-
-def name(tree):
-    """The letters of a tree that may be a name: x, AB, f(x), f(2), (x, y), Area; else nothing."""
-    letters = [token for token in flat(tree) if token not in ("", "()")]
-    if all(token.isdigit() or SYMBOL.fullmatch(token) for token in letters) and not letters[0].isdigit():
-        return "".join(letters)
-    return ""
-
-
-# --- The values of formulas -------------------------------------------------------------------------------
-
-REAL = mpmath.MPContext()   # a context of our own, whose precision nobody else changes
-REAL.dps = 2000             # for once: mpmath caches its constants, and threads that refine them at once would race
-REAL.sin(1), REAL.exp(1), REAL.ln(10)
-REAL.dps = 500
-POINTS = 20         # so many that \sqrt{b^2-4ac} and m!/k! are there at two of them, and that signs and parities differ
-NOISE = REAL.mpf(10) ** -430                    # the relative size of what rounding may leave behind
-CONSTANTS = {"i": REAL.mpc(0, 1), "e": +REAL.e, "\\pi": +REAL.pi}
-
-
-@lru_cache(1000)
-def points(tree, plain=False):
-    """At how many points is a formula to be compared (a constant: one), and have its values to be real?
-
-    Units are letters, ° and % are factors; but in a `plain` formula units, and ° and % outside of functions, are 1.
+    A number, but not 0, may also be the value of a formula as in m + n = 25 or |z| = 5, if that has none of
+    the `unknowns`; 2x = 10 and x^2 = 4 are to be solved. x = 1, y = 2 gives (1, 2), and x = 1, 2 a list.
     """
-    letters = {token for token in flat(tree) if SYMBOL.fullmatch(token) and not (plain and token[0] == '"')}
-    return POINTS if letters - CONSTANTS.keys() else 1, bool(letters) and "i" not in letters
+    if claim(tree) == "list":
+        names = {part[1] for part in tree[1:] if part[0] == "rel"}
+        kind = "()" if 1 < len(names) == len(tree) - 1 else tree[0]
+        return kind, *(without_label(part, unknowns) for part in tree[1:])
+    sides, links = tree[1::2], tree[2::2]
+    if tree[0] != "rel" or not {"=", "\\approx"}.issuperset(links):
+        return sides[1] if links == ("\\in",) and name(sides[0]) and sides[1][0] == "set" else tree
+    exact = links.index("\\approx") + 1 if "\\approx" in links else len(sides)
+    is_number = any(not symbols(side) and value_at(side, 0) for side in sides)
+    values = [side for side in sides[:exact] if not is_label(side, is_number, unknowns)]
+    values = values or sides[1:exact] or sides[exact:exact + 1]
+    return values[0] if all(same(x, values[0]) for x in values[1:]) else tree
 
 
-@lru_cache(10_000)
-def value_at(tree, point, plain=False):
-    """The value of a formula at a point, None where it has none."""
-    try:
-        return value(tree, point, plain, points(tree, plain)[1])
-    except (Refused, ArithmeticError, ValueError, TypeError):
-        return None
+def is_label(side, is_number, unknowns):
+    """Is this side of an equation no more than the name of what is on the other side?"""
+    if name(side) or side[0] == "text" or (side[0] == ":" and all(map(name, side[1:]))):
+        return True
+    if side[0] == "" and side[1] in APPLIED and len(side) == 3 and isinstance(side[2], tuple):
+        return True
+    letters = symbols(side)
+    special = side[0] == "\\lvert" or (side[0] == "^" and side[1][0] in FUNCTIONS)
+    return is_number and (len(letters) > 1 or (special and letters != set())) and not letters & unknowns
 
 
-def value(tree, point, plain, real):
-    """The value of a formula at a point, as mpf or mpc, or int. Refuses what is none, like a list.
-
-    real: refuse what is imaginary on the way, as \\sqrt{x} \\sqrt{y} is where \\sqrt{xy} is not.
-    """
+def is_unit(tree):
+    r"""Is a tree a word that may be a unit, or a product of such, like "m / "s^2?"""
     if isinstance(tree, str):
-        return REAL.one if plain and tree[0] == '"' else symbol(tree, point)
+        word = tree[1:] if len(tree) < 4 else tree[1:].lower()
+        return tree[0] == '"' and word not in CHANGING
+    return (tree[0] in ("", "*", "/") and all(map(is_unit, tree[1:]))) or (tree[0] == "^" and is_unit(tree[1]))
+
+
+def without_units(tree):
+    """A tree without the units beside numbers, signs of degree and per cent; sines and roots keep theirs."""
+    if isinstance(tree, str) or tree[0] in FUNCTIONS or tree[0] in ("text", "\\sqrt"):
+        return tree
     kind, *parts = tree
-    if kind not in OPERATIONS or kind == "" and any(isinstance(part, str) and part.isdigit() for part in parts[1:]):
-        raise Refused("no formula, or x2, which is neither 2x nor x^2")
-    if kind == "" and not plain and str(parts[1]).startswith('"base'):
-        return int(parts[0], int(parts[1][5:])) * symbol('"base', point)
-    if plain and kind in ("°", "%"):
-        return value(parts[0], point, plain, real)
-    x = OPERATIONS[kind](*(value(part, point, plain and kind not in FUNCTIONS, real) for part in parts))
-    if real and abs(x.imag) > NOISE * abs(x):
-        raise Refused("not real")
-    return x
-
-
-def symbol(token, point):
-    """The value of a number, of a constant, or of a letter at a point."""
-    if token in CONSTANTS:
-        return CONSTANTS[token]
-    if token in ("\\infty", "\\reals"):
-        raise Refused("no number")
-    if SYMBOL.fullmatch(token):                 # by chance, but the same for ever
-        chance = int.from_bytes(sha256(f"{token} {point}".encode("utf-8", "replace")).digest()[:4], "big")
-        if point < 2:
-            return REAL.mpf(chance % 997 + 1) / (1009, 101)[point]      # between 0 and 1, or 10
-        if point < 10:
-            return REAL.mpf(chance % 1999 - 999) / (1009, 101)[point // 8]          # of either sign, for |x|
-        return REAL.mpf(chance % (89, 899)[point // 15] + 2)                # whole, for (-1)^n and n!
-    match = (re.fullmatch(r"(\d*)\.(\d*)(?:\\\w+\s*|\()\{?(\d+)[})]?", token)               # 0.1\overline{6}
-             or re.fullmatch(r"(\d*)\.(\d{0,9}?)(?=\d{3})(\d{1,9}?)\3+(?:\\\w+|\.\.\.)", token))    # 0.333...
-    if not match:
-        return REAL.mpf(token)
-    whole, fixed, period = match.groups()
-    nines = (10 ** len(period) - 1) * 10 ** len(fixed)
-    return REAL.mpf(int(whole + fixed + period) - int(whole + fixed or 0)) / nines
-
-
-def add(x, y):
-    """x + y. Refuses 10^600 + 1, which no 500 digits can tell from 10^600."""
-    small, large = sorted((x, y), key=abs)
-    if abs(x + y) <= NOISE * abs(large):
-        return REAL.zero                        # of equal numbers only noise is left
-    if 0 < abs(small) < NOISE * abs(large):
-        raise Refused("a term drowns in another")
-    return x + y
-
-
-def power(x, y):
-    """x to the power y: the principal value, but the real one of an odd root. Refuses 0^0 and over 10^6 bits."""
-    if not x and not y > 0 or not abs(y) * (1 + abs(REAL.mag(x or 1))) < 1e6:
-        raise Refused("division by zero, or a power too large")
-    root = REAL.nint(1 / y) if y and not y.imag else 0
-    if not x.imag and x < 0 and root % 2 and abs(root * y - 1) < NOISE:
-        return -(-x) ** y                       # the real root, as in \sqrt[3]{-8}
-    return x ** y
-
-
-@lru_cache(1000)
-def factorial(x):
-    """x!, within a millisecond."""
-    if not 0 <= x <= 3000 or x != REAL.nint(x):
-        raise Refused("no whole number, or one too large")
-    return REAL.mpf(math.factorial(int(x)))
-
-
-def binomial(n, k):
-    """n over k for whole k, but any n."""
-    if not 0 <= k <= 1000 or k != REAL.nint(k):
-        raise Refused("no whole number, or one too large")
-    return math.prod(n - j for j in range(int(k))) / factorial(k)
-
-
-def guarded(function):
-    """The same function, but refusing large arguments and poles, which are slow or noise."""
-    def guard(x):
-        if not abs(x) < 1e6:
-            raise Refused("too large, or no number")
-        result = function(x)
-        if not abs(result) < 1 / NOISE:
-            raise Refused("a pole")
-        return result if abs(result) > NOISE else REAL.zero
-    return guard
-
-
-FUNCTIONS = {"\\ln": REAL.ln, "\\log": lambda x: REAL.ln(x) / REAL.ln(10), **{
-    "\\" + name: guarded(function) for name, function in {
-        "sin": REAL.sin, "cos": REAL.cos, "tan": REAL.tan, "cot": lambda x: 1 / REAL.tan(x),
-        "sec": lambda x: 1 / REAL.cos(x), "csc": lambda x: 1 / REAL.sin(x), "arcsin": REAL.asin,
-        "arccos": REAL.acos, "arctan": REAL.atan, "sinh": REAL.sinh, "cosh": REAL.cosh, "tanh": REAL.tanh}.items()},
-    "\\exp": lambda x: power(CONSTANTS["e"], x)}
-OPERATIONS = {
-    "+": add, "-": lambda x, y: add(x, -y), "*": operator.mul, "": lambda *xs: math.prod(xs), "^": power,
-    "/": operator.truediv, "\\frac": operator.truediv, "\\over": operator.truediv, "\\binom": binomial,
-    "\\choose": binomial, "\\sqrt": lambda n, x: power(x, 1 / n), "!": factorial, "\\lvert": abs,
-    "°": lambda x: x * REAL.pi / 180, "%": lambda x: x / 100, "\\lfloor": lambda x: REAL.floor(x + NOISE),
-    "\\lceil": lambda x: REAL.ceil(x - NOISE), **FUNCTIONS}
+    bare = [without_units(part) for part in parts]
+    if kind in ("°", "%"):
+        return bare[0]
+    if kind in ("", "*") and parts[0] != "-1":
+        is_money = isinstance(parts[0], str) and unit(parts[0][1:] or "-")[1] in "$€£¥₹"
+        kept = [x for x, part in zip(bare, parts) if not is_unit(part)]
+        bare = kept if kept and (is_money or not is_unit(parts[0])) else bare
+        return bare[0] if len(bare) == 1 else (kind, *bare)
+    if kind == "/" and is_unit(parts[1]) and not is_unit(parts[0]):
+        known = all(unit(token[1:])[1][0] != '"' for token in flat(parts[1]) if token.startswith('"'))
+        return bare[0] if known or bare[0] != parts[0] else tree
+    if kind in ("+", "-"):
+        ours, theirs = ({token for token in flat(part) if token[:1] == '"'} for part in parts)
+        return tree if ours and theirs and ours != theirs else (kind, *bare)
+    return kind, *bare
 
 
 # --- From trees to a verdict ------------------------------------------------------------------------------
 
-WORD = re.compile(r"[A-Za-z][a-z]{2,}|[Nn]o")           # as Yes and yes
-STRUCTURES = {",", ";", "set", "rel", "&", "\\\\", ":", *SET_OPERATIONS, *INTERVALS}
+WORD = re.compile(r"[A-Za-z][a-z]{2,}|(?i:no)")           # as May and may
+STRUCTURES = {",", ";", "set", "rel", "&", "\\\\", ":", "\\where", "text", *SET_OPERATIONS, *INTERVALS}
 MIRRORED = {">": "<", "<": ">", "\\ge": "\\le", "\\le": "\\ge"}
-PRODUCT = re.compile(r"[a-z]{2,3}|.|(?=.*[a-z])(?=.*[A-Z])\w+")         # of letters; CBAD and listen are words
+PRODUCT = re.compile(r"[a-z]{2,3}|.|(?=.*[a-z])(?=.*[A-Z])\w+")       # of letters; CBAD and listen are words
 
 
-def same_answer(a, b, rel_tol):
-    """Are two trees equal, as sets of real numbers or by structure, or within a tolerance?
-
-    Where the answer b is a number, a may say of what: m + n = 25, |z| = 5; but not 2x = 10 or x^2 = 4.
-    """
-    if a[0] == "rel" and a[2] == "=" and b[0] not in STRUCTURES and points(b)[0] == 1 and value_at(b, 0):
-        letters = {token for token in flat(a[1]) if SYMBOL.fullmatch(token)} - CONSTANTS.keys()
-        if len(letters) > 1 or letters and (a[1][0] == "\\lvert" or a[1][0] == "^" and a[1][1][0] in FUNCTIONS):
-            a = a[3] if len(a) == 4 else ("rel", *a[3:])
+def same_value(a, b):
+    """Are two trees equal? A set may be written as the list of its elements, 1/2 as "1/2 or 0.5"."""
+    a, b = (x[1] if x[0] == ";" and all(same(x[1], part) for part in x[2:]) else x for x in (a, b))
+    if (a[0] == "set") != (b[0] == "set"):
+        a, b = (("set", *items(x)) if x[0] in (",", ";") or (x[0] not in STRUCTURES and x != "\\reals") else x
+                for x in (a, b))
     verdict = same_set(a, b)
-    return verdict if verdict is not None else same(a, b) or near(a, b, rel_tol)
+    return same(a, b) if verdict is None else verdict
 
 
 def same(a, b):
@@ -506,18 +232,20 @@ def same(a, b):
     kinds = {tree[0] if tree[0] in STRUCTURES else "" for tree in (a, b)}
     if a == b or kinds == {""}:
         return a == b or same_formula(a, b)
-    if "rel" in kinds:
-        return same_relation(a, b) if a[0] == "rel" else same_relation(b, a)
-    if ":" in kinds:                                            # 1:2 is 1/2, and 1:2:3 is 1/3, 2/3
-        a, b = ([("/", part, tree[-1]) for part in tree[1:-1]] if tree[0] == ":" else [tree] for tree in (a, b))
+    if "text" in kinds:
+        return False
+    if kinds == {"rel"}:
+        return same_relation(a, b)
+    if ":" in kinds:                                # 1:2 is 1/2, and 1:2:3 is 1/3, 2/3; but 3:1 is not 3
+        if any(tree[0] != ":" and getattr(value_at(tree, 0), "denominator", 0) == 1 for tree in (a, b)):
+            return False
+        a, b = ([("/", x, tree[-1]) for x in tree[1:-1]] if tree[0] == ":" else [tree] for tree in (a, b))
         return len(a) == len(b) and all(map(same, a, b))
-    ours, theirs = items(a), items(b)
-    if "set" in kinds:
-        return all(any(same(x, y) for y in theirs) for x in ours) and all(
-            any(same(x, y) for x in ours) for y in theirs)
-    if kinds <= {",", ";", ""} and assigned(ours) == assigned(theirs):
-        left = list(theirs)
-        for x in ours:
+    if kinds == {"set"}:
+        return all(any(same(x, y) for y in theirs[1:]) for ours, theirs in ((a, b), (b, a)) for x in ours[1:])
+    if kinds <= {",", ";", ""}:
+        left = list(items(b))
+        for x in items(a):
             twin = next((y for y in left if same(x, y)), None)
             if twin is None:
                 return False
@@ -528,85 +256,23 @@ def same(a, b):
     return len(a) == len(b) and all(map(same, a[1:], b[1:]))
 
 
-def assigned(parts):
-    """x = 1, y = 2 gives each value a name, and so an order to the values."""
-    return len({part[1] for part in parts if part[0] == "rel" and name(part[1])}) == len(parts)
-
-
 def same_formula(a, b):
     """Two words are equal if their letters are, a product xy is yx too; other formulas by their values."""
     x, y = name(a), name(b)
-    if re.search(r'"|\\angle', x + y):
+    if re.search(r'"|\\angle', x + y) and (x and y):
         return x.replace('"', "").lower() == y.replace('"', "").lower()
     if x.lower() == y.lower() and WORD.fullmatch(x) and WORD.fullmatch(y):
         return True
     if x and y and (x + y).isalpha() and not (PRODUCT.fullmatch(x) and PRODUCT.fullmatch(y)):
         return x == y
-    return equal_values(a, b) or bool(units(a)) != bool(units(b)) and equal_values(a, b, plain=True)
+    return equal_values(a, b)
 
 
-def pairs(a, b, plain=False):
-    """The values of two formulas at each point where both have one."""
-    ours, theirs = points(a, plain)[0], points(b, plain)[0]
-    for point in range(max(ours, theirs)):
-        x, y = value_at(a, point % ours, plain), value_at(b, point % theirs, plain)
-        if x is not None and y is not None:
-            yield x, y
-
-
-def exact(tree):
-    """The value of a formula of rational numbers as a Fraction, of up to 40,000 bits. Refuses all others."""
-    if isinstance(tree, str):
-        if not re.fullmatch(r"-?\d+(\.\d+)?|\.\d+", tree):
-            raise Refused("no plain number")
-        return Fraction(tree)
-    kind, *parts = tree
-    if kind not in RATIONAL or kind == "" and any(isinstance(part, str) for part in parts[1:]):
-        raise Refused("not rational")
-    x, y = (exact(part) for part in (*parts, "0")[:2])
-    bits = max(part.bit_length() for part in (x.numerator, x.denominator))
-    if kind == "^" and (y.denominator > 1 or abs(y) * bits > 40_000 or x == 0 >= y):
-        raise Refused("a root, too large, or 0^0")
-    if kind == "!" and (x.denominator > 1 or not 0 <= x < 3000):
-        raise Refused("no whole number, or one too large")
-    result = Fraction(RATIONAL[kind](x, y))
-    if max(result.numerator.bit_length(), result.denominator.bit_length()) > 40_000 or len(parts) > 2:
-        raise Refused("too large")
-    return result
-
-
-RATIONAL = {"+": operator.add, "-": operator.sub, "*": operator.mul, "": operator.mul, "/": operator.truediv,
-            "\\frac": operator.truediv, "\\over": operator.truediv, "^": lambda x, y: x ** int(y),
-            "!": lambda x, _: math.factorial(int(x))}
-
-
-def equal_values(a, b, plain=False):
-    """Are two formulas equal at every point, and two points at least, or as constants?"""
-    try:
-        return exact(a) == exact(b)             # 2^{2023} - 1, which no 500 digits can tell from 2^{2023}
-    except (Refused, ArithmeticError):
-        found = 0
-    for found, (x, y) in enumerate(pairs(a, b, plain), 1):
-        if not close(x, y):
-            return False
-    return found >= (2 if POINTS in (points(a, plain)[0], points(b, plain)[0]) else 1)
-
-
-def close(x, y):
-    return abs(x - y) <= NOISE * max(abs(x), abs(y))
-
-
-def same_relation(relation, other):
-    """x = 5 and 5; or two equations or inequalities that a constant factor makes one."""
-    if other[0] != "rel":
-        sides, links = relation[1::2], relation[2::2]
-        exact = links.index("\\approx") + 1 if "\\approx" in links else len(sides)
-        said = [side for side in sides[:exact] if not name(side)] or [sides[min(exact, len(sides) - 1)]]
-        known = {"=", "\\approx", *["\\in"] * (other[0] in STRUCTURES)}               # x \in \{5\}, not x \in 5
-        return {*links} <= known and all(same(side, other) for side in said)
-    if relation[2::2] == other[2::2] and all(map(same, relation[1::2], other[1::2])):
+def same_relation(a, b):
+    """Two equations or inequalities that are the same side by side, or that a constant factor makes one."""
+    if a[2::2] == b[2::2] and all(map(same, a[1::2], b[1::2])):
         return True
-    ours, theirs = conditions(relation), conditions(other)
+    ours, theirs = conditions(a), conditions(b)
     return len(ours) == len(theirs) and all(map(proportional, ours, theirs))
 
 
@@ -621,73 +287,255 @@ def proportional(a, b):
     """Are two conditions one, but for a factor? A negative factor would turn an inequality round."""
     found = list(pairs(a[1], b[1]))
     x0, y0 = next((pair for pair in found if all(pair)), (0, 0))
-    if a[0] != b[0] or not x0 or len(found) < 2 or a[0] in ("<", "\\le") and not x0 * y0 > 0:
+    if a[0] != b[0] or not x0 or len(found) < 2 or (a[0] in ("<", "\\le") and not x0 * y0 > 0):
         return False
     return all(close(x * y0, y * x0) for x, y in found)
 
 
-def near(a, b, rel_tol):
-    """Are two trees lone numbers, in the same unit or one in none, that differ by no more than rel_tol |b|?"""
-    sides = [tree[-1] if tree[0] == "rel" else tree for tree in (a, b)]
-    if not rel_tol > 0 or units(a) != units(b) and units(a) and units(b) or any(points(x, True)[0] > 1 for x in sides):
-        return False
-    x, y = (value_at(side, 0, True) for side in sides)
-    return None not in (x, y) and abs(x - y) <= rel_tol * abs(y)
+# --- Sets of real numbers: sorted cuts, (5, 0) before 5 and (5, 1) behind, inside after the 1st, 3rd, ... --
 
-
-RAYS = {"<": lambda x: Interval.open(-oo, x), "\\le": lambda x: Interval(-oo, x), "=": FiniteSet,
-        ">": lambda x: Interval.open(x, oo), "\\ge": lambda x: Interval(x, oo),
-        "\\ne": lambda x: Complement(S.Reals, FiniteSet(x))}
+ALL = ((-math.inf, 1), (math.inf, 0))
+UNITE = {"\\cup": operator.or_, "\\cap": operator.and_, "\\setminus": operator.gt, ";": operator.or_,
+         "set": operator.or_, ",": operator.and_, "rel": operator.and_}
+RAYS = {"<": lambda x: (ALL[0], (x, 0)), "\\le": lambda x: (ALL[0], (x, 1)), "=": lambda x: ((x, 0), (x, 1)),
+        ">": lambda x: ((x, 1), ALL[1]), "\\ge": lambda x: ((x, 0), ALL[1]),
+        "\\ne": lambda x: combined(operator.gt, ALL, RAYS["="](x))}
 
 
 def same_set(a, b):
-    """Are two trees the same set of real numbers, in the same variable? None if one is no such set."""
-    if units(a) and units(b):
+    """Are two trees the same set of real numbers, whatever its letters are? None if one is no such set."""
+    if any(x != "\\reals" and x[0] not in STRUCTURES for x in (a, b)):
         return None
-    names = []
-    try:
-        verdict = as_set(a, names) == as_set(b, names)
-    except (Refused, KeyError, ValueError):
-        return None
-    return verdict if len({*names} - {""}) < 2 else None
+    ours, theirs = ({token for token in symbols(tree) if token[0] != '"'} for tree in (a, b))
+    variables = ours ^ theirs or ours
+    variable = variables.pop() if len(variables) == 1 else ""
+    found, needed = 0, 2 if (symbols(a) | symbols(b)) - {variable} else 1
+    for point in range(POINTS if needed > 1 else 1):
+        with suppress(Refused, KeyError, ValueError):
+            if as_set(a, variable, point) != as_set(b, variable, point):
+                return False
+            found += 1
+    return True if found >= needed else None
 
 
-def as_set(tree, names):
-    """sympy's set of a tree. Appends its variables to `names`, and "" for each set, to count them."""
+def combined(inside, a, b):
+    """The numbers of which inside(is it in a?, is it in b?) is true."""
+    cuts = []
+    for cut in sorted({*a, *b}):
+        if inside(bisect_right(a, cut) % 2, bisect_right(b, cut) % 2) != len(cuts) % 2:
+            cuts.append(cut)
+    return tuple(cuts)
+
+
+def as_set(tree, variable, point):
+    """The cuts of a tree at a point. A letter is a set of 32 intervals at random."""
     kind, *parts = tree
-    names.append("")
-    if len(names) > MAX_SETS:
-        raise Refused("too many sets")
     if tree == "\\reals":
-        return S.Reals
+        return ALL
+    if isinstance(tree, str) and SYMBOL.fullmatch(tree):
+        bits = 2 * chance(tree, point)
+        return tuple((k * STEPS, 0) for k in range(34) if (bits ^ bits << 1) >> k & 1)
+    if kind in INTERVALS and len(parts) == 2 and place(parts[0], point) < place(parts[1], point):
+        return (place(parts[0], point), kind[0] == "("), (place(parts[1], point), kind[1] == "]")
     if kind == "set":
-        return FiniteSet(*map(place, parts))
-    if kind in INTERVALS and len(parts) == 2 and place(parts[0]) < place(parts[1]):
-        return Interval(*map(place, parts), kind[0] == "(", kind[1] == ")")
-    if kind in SET_OPERATIONS:
-        return SET_OPERATIONS[kind](*(as_set(part, names) for part in parts))
-    if kind == "rel":
-        return Intersection(*(ray(*link, names) for link in zip(parts[::2], parts[1::2], parts[2::2])))
-    if kind in (",", ";") and all(part[0] == "rel" and (kind == ";" or "=" not in part) for part in parts):
-        return (Union if kind == ";" else Intersection)(*(as_set(part, names) for part in parts))
-    raise Refused("no set")
+        sets = [(), *(RAYS["="](place(part, point)) for part in parts)]
+    elif kind == "rel":
+        sets = [ray(*link, variable, point) for link in zip(parts[::2], parts[1::2], parts[2::2])]
+    elif kind in SET_OPERATIONS or (kind in (",", ";") and all(x[0] == "rel" and (kind == ";" or "=" not in x)
+                                                              for x in parts)):
+        sets = [as_set(part, variable, point) for part in parts]
+    else:
+        raise Refused("no set")
+    return reduce(partial(combined, UNITE[kind]), sets)
 
 
-def ray(left, relation, right, names):
+def ray(left, relation, right, variable, point):
     """The numbers x for which x < 5, or 5 > x, or x is in (0, 1)."""
-    if not name(left):
+    if left != variable:
         left, relation, right = right, MIRRORED.get(relation, relation), left
-    if not name(left):
+    if left != variable:
         raise Refused("no variable")
-    names.append(name(left))
-    return as_set(right, names) if relation == "\\in" else RAYS[relation](place(right))
+    return as_set(right, variable, point) if relation == "\\in" else RAYS[relation](place(right, point))
 
 
-def place(tree):
+def place(tree, point):
     """Where a real number lies, in steps of 10^-400: finer than an answer of 400 characters can write."""
     if tree in ("\\infty", ("*", "-1", "\\infty")):
-        return oo if tree == "\\infty" else -oo
-    x = value_at(tree, 0, True) if points(tree, True)[0] == 1 else None
+        return math.inf if tree == "\\infty" else -math.inf
+    x = value_at(tree, point if symbols(tree) else 0)
     if x is None or x.imag:
         raise Refused("no real number")
-    return Integer(int(REAL.nint(x * 10**400)))
+    return floor(x * STEPS + Fraction(1, 2) if isinstance(x, Fraction) else x * STEPS + 0.5)
+
+
+# --- The values of formulas: exact fractions as long as may be, then 500 digits ---------------------------
+
+REAL = mpmath.MPContext()   # a context of our own, whose precision nobody else changes
+REAL.dps = 2000             # for once: mpmath caches its constants, and threads that refine them would race
+REAL.sin(1), REAL.exp(1), REAL.ln(10)
+REAL.dps = 500
+POINTS = 20         # so many that \sqrt{b^2-4ac} and m!/k! exist at two, and signs and parities differ
+NOISE = REAL.mpf(10) ** -430                    # the relative size of what rounding may leave behind
+STEPS = 10 ** 400
+MAX_BITS = 25_000   # of a fraction: 2023^{2023} and 2023! have fewer
+
+
+@lru_cache(10_000)
+def value_at(tree, point):
+    """The value of a formula at a point, None where it has none. Real letters must give real values."""
+    letters = {*flat(tree)}
+    with suppress(Refused, ArithmeticError, ValueError, TypeError):
+        return value(tree, point, "i" not in letters and any(map(SYMBOL.fullmatch, letters)))
+
+
+def pairs(a, b):
+    """The values of two formulas at each point where both have one; constants are everywhere the same."""
+    ours, theirs = bool(symbols(a)), bool(symbols(b))
+    for point in range(POINTS if ours or theirs else 1):
+        x, y = value_at(a, point * ours), value_at(b, point * theirs)
+        if x is not None and y is not None:
+            yield x, y
+
+
+def equal_values(a, b):
+    """Are two formulas equal at every point, and two points at least, or as constants?"""
+    found = 0
+    for x, y in pairs(a, b):
+        if not close(x, y):
+            return False
+        found += 1
+    return found >= (2 if symbols(a) or symbols(b) else 1)
+
+
+def close(x, y):
+    return x == y if isinstance(x, Fraction) and isinstance(y, Fraction) else (
+        abs(inexact(x) - inexact(y)) <= NOISE * max(abs(inexact(x)), abs(inexact(y))))
+
+
+def inexact(x):
+    return REAL.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
+
+
+def value(tree, point, real):
+    """The value of a formula at a point, as a Fraction, mpf or mpc. Refuses what is none, like a list.
+
+    real: refuse what is imaginary on the way, as \\sqrt{x} \\sqrt{y} is where \\sqrt{xy} is not.
+    """
+    if isinstance(tree, str):
+        return symbol(tree, point)
+    kind, *parts = tree
+    if kind not in OPERATIONS or (kind == "" and any(str(part).isdigit() for part in parts[1:])):
+        raise Refused("no formula, or x2, which is neither 2x nor x^2")
+    if kind == "" and str(parts[1]).startswith('"base'):
+        return int(parts[0], int(parts[1][5:])) * symbol('"base', point)
+    xs = [value(part, point, real) for part in parts]
+    if kind not in EXACT or not all(isinstance(x, Fraction) for x in xs):
+        xs = map(inexact, xs)
+    x = OPERATIONS[kind](*xs)
+    if isinstance(x, Fraction):
+        return x if max(x.numerator.bit_length(), x.denominator.bit_length()) < MAX_BITS else inexact(x)
+    if (real and abs(x.imag) > NOISE * abs(x)) or abs(REAL.mag(x or 1)) > 1e6:
+        raise Refused("not real, or of over 10^6 bits")
+    return x
+
+
+def chance(token, point):
+    """32 bits by chance, but the same for ever."""
+    return int.from_bytes(sha256(f"{token} {point}".encode("utf-8", "replace")).digest()[:4], "big")
+
+
+def symbol(token, point):
+    """The value of a number, of a constant, of a unit, or of a letter at a point."""
+    if token in VALUES:
+        return VALUES[token]
+    if token[0] == '"':
+        factor, base = unit(token[1:])
+        return factor.numerator * REAL.mpf(chance(base, point) % 997 + 1) / factor.denominator
+    if SYMBOL.fullmatch(token):
+        number = chance(token, point)
+        if point < 2:
+            return REAL.mpf(number % 997 + 1) / (1009, 101)[point]      # between 0 and 1, or 10
+        if point < 10:
+            return REAL.mpf(number % 1999 - 999) / (1009, 101)[point // 8]          # of either sign, for |x|
+        return REAL.mpf(number % (89, 899)[point // 15] + 2)                # whole, for (-1)^n and n!
+    match = (re.fullmatch(r"(\d*)\.(\d*)(?:\\\w+\s*|\()\{?(\d+)[})]?", token)               # 0.1\overline{6}
+             or re.fullmatch(r"(\d*)\.(\d{0,9}?)(?=\d{3})(\d{1,9}?)\3+(?:\\\w+|\.\.\.)", token))    # 0.333...
+    if not match:
+        return Fraction(token)
+    whole, fixed, period = match.groups()
+    nines = (10 ** len(period) - 1) * 10 ** len(fixed)
+    return Fraction(int(whole + fixed + period) - int(whole + fixed or 0), nines)
+
+
+def add(x, y):
+    """x + y. Refuses 10^600 + \\pi, which no 500 digits can tell from 10^600."""
+    if isinstance(x, Fraction):
+        return x + y
+    small, large = sorted((x, y), key=abs)
+    if abs(x + y) <= NOISE * abs(large):
+        return REAL.zero                        # of equal numbers only noise is left
+    if 0 < abs(small) < NOISE * abs(large):
+        raise Refused("a term drowns in another")
+    return x + y
+
+
+@lru_cache(1000)
+def power(x, y):
+    """x to the power y: the principal value, but real odd roots. Refuses 0^0 and over 10^6 bits."""
+    if isinstance(x, Fraction):
+        bits = max(x.numerator.bit_length(), x.denominator.bit_length())
+        if y.denominator == 1 and (x or y > 0) and abs(y) * bits < MAX_BITS:
+            return x ** int(y)
+        x, y = inexact(x), inexact(y)
+    if (not x and not y > 0) or not abs(y) * (1 + abs(REAL.mag(x or 1))) < 1e6:
+        raise Refused("division by zero, or a power too large")
+    root = REAL.nint(1 / y) if abs(y) > 1e-6 and not y.imag else 0
+    if not x.imag and x < 0 and root % 2 and abs(root * y - 1) < NOISE:
+        return -(-x) ** y                       # the real root, as in \sqrt[3]{-8}
+    return x ** y
+
+
+def floor(x):
+    return Fraction(math.floor(x) if isinstance(x, Fraction) else int(REAL.floor(x + NOISE)))
+
+
+@lru_cache(1000)
+def factorial(x):
+    """x!, within a millisecond."""
+    if not 0 <= x <= 3000 or x != int(x):
+        raise Refused("no whole number, or one too large")
+    return Fraction(math.factorial(int(x)))
+
+
+def binomial(n, k):
+    """n over k for whole k, but any n."""
+    if not 0 <= k <= 60 or k != int(k):
+        raise Refused("no whole number, or one too large")
+    return math.prod(n - j for j in range(int(k))) / math.factorial(int(k))
+
+
+def guarded(function, limit=1e6):
+    """The same function, but refusing large arguments and poles, which are slow or noise."""
+    @lru_cache(1000)
+    def guard(x):
+        if not abs(x) < limit:
+            raise Refused("too large, or no number")
+        result = function(x)
+        if not abs(result) < 1 / NOISE:
+            raise Refused("a pole")
+        return result if abs(result) > NOISE else REAL.zero
+    return guard
+
+
+VALUES = {"i": REAL.mpc(0, 1), "e": +REAL.e, "\\pi": +REAL.pi}
+OPERATIONS = {
+    "+": add, "-": lambda x, y: add(x, -y), "*": operator.mul, "": lambda *xs: math.prod(xs), "^": power,
+    "/": operator.truediv, "\\binom": binomial, "\\lvert": abs, "\\abs": abs, "!": factorial,
+    "\\sqrt": lambda n, x: power(x, 1 / n), "%": lambda x: x / 100, "\\lfloor": floor,
+    "\\lceil": lambda x: -floor(-x)}
+EXACT = OPERATIONS.keys() - {"\\sqrt"}          # of fractions a fraction, or nearly so
+OPERATIONS |= {
+    "°": lambda x: x * REAL.pi / 180, "\\ln": REAL.ln, "\\log": lambda x: REAL.ln(x) / REAL.ln(10),
+    "\\exp": lambda x: REAL.exp(x) if abs(x) < 1e5 else power(REAL.e, x),
+    **{name: guarded(getattr(REAL, name[1:].replace("arc", "a")), 300 if name[-1] == "h" else 1e6)
+       for name in FUNCTIONS - {"\\ln", "\\log", "\\exp", "\\abs"}}}     # \tanh(500) is 1 to 433 digits

@@ -267,7 +267,8 @@ def test_the_problems_of_a_broken_step_are_named(rows, named):
     said, run = [], Run.__new__(Run)
     run.config, run.state, run.broken = Config(group_size=2, meta_group_size=3), {"step": 5}, 0
     run.bar = SimpleNamespace(write=lambda text, file: said.append(text))
-    batch = SimpleNamespace(groups=[SimpleNamespace(problem=SimpleNamespace(id=name)) for name in "ab"])
+    batch = SimpleNamespace(groups=[SimpleNamespace(problem=SimpleNamespace(id=name), solutions=[1, 2],
+                                                    metas=[1, 2, 3]) for name in "ab"])
     metrics = run.skip_update(batch, rows)
     assert metrics["grad_norm"] != metrics["grad_norm"] and run.broken == 1
     assert "step 5: a gradient is not finite" in said[0] and said[0].rstrip(".").endswith(f"from {named}")
@@ -301,13 +302,10 @@ def test_held_out_problems_are_the_same_for_every_seed_and_not_trained_on(proble
 def test_every_flag_of_the_update_reaches_it():
     run = Run.__new__(Run)
     run.config, run.reference, run.dtype = Config(), "reference", torch.float32
-    settings = run.update_settings()
-    assert set(settings) == set(inspect.signature(grpo.update).parameters) - {
-        "policy", "optimizer", "rollouts", "advantages", "weight"}
-    changed = Config(inner_epochs=3, minibatches=5, max_new_tokens=7, aggregation="sequence", clip_low=0.1,
-                     clip_high=0.3,
-                     beta=0.2, temperature=0.6, micro_batch_tokens=11)
-    run.config = changed
+    known = {*inspect.signature(grpo.update).parameters, *inspect.signature(grpo.grpo_loss).parameters}
+    assert run.update_settings().keys() <= known
+    run.config = Config(inner_epochs=3, minibatches=5, max_new_tokens=7, aggregation="sequence", clip_low=0.1,
+                        clip_high=0.3, beta=0.2, temperature=0.6, micro_batch_tokens=11)
     assert run.update_settings() == dict(
         epochs=3, minibatches=5, max_tokens=7, aggregation="sequence", clip_low=0.1, clip_high=0.3, beta=0.2,
         temperature=0.6, micro_batch_tokens=11, reference="reference", dtype=torch.float32)
