@@ -184,7 +184,8 @@ def is_unit(tree):
     if isinstance(tree, str):
         word = tree[1:] if len(tree) < 4 else tree[1:].lower()
         return tree[0] == '"' and word not in CHANGING
-    return (tree[0] in ("", "*", "/") and all(map(is_unit, tree[1:]))) or (tree[0] == "^" and is_unit(tree[1]))
+    product = tree[0] in ("", "*", "/") and all(map(is_unit, tree[1:]))
+    return product or (tree[0] == "^" and is_unit(tree[1]))
 
 
 def without_units(tree):

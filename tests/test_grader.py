@@ -359,7 +359,8 @@ def test_grade_takes_the_last_box_and_nothing_else():
 def test_the_number_of_an_answer():
     """For benchmarks that grade numbers within a tolerance."""
     assert number(r"9.79\text{ m/s}^2") == 9.79 and number(r"x = -1.5\times 10^{3}") == -1500
-    assert [number(text) for text in ("x", "1, 2", "i", "", "1/0", None, "(" * 500, r"\text{five}")] == [None] * 8
+    for text in ("x", "1, 2", "i", "", "1/0", None, "(" * 500, r"\text{five}"):
+        assert number(text) is None
 
 
 def test_no_gold_answer_is_what_says_that_there_is_none():
@@ -376,8 +377,8 @@ def test_what_is_no_answer_equals_nothing():
 
 
 NESTED = [(r"\sqrt{", "}"), ("(", ")"), (r"\{", r"\}"), ("|", "|"), ("2^{", "}"), ("(1+", ")^9"),
-    (r"\frac{1}{", "}"),
-          (r"\exp(", ")"), (r"\binom{", "}{9}"), (r"\begin{pmatrix}", r"\end{pmatrix}"), ("x_{", "}"), (r"\boxed{", "}")]
+          (r"\frac{1}{", "}"), (r"\exp(", ")"), (r"\binom{", "}{9}"), (r"\begin{pmatrix}", r"\end{pmatrix}"),
+          ("x_{", "}"), (r"\boxed{", "}")]
 REPEATED = ["-", "^", "x^", "2^", "x!", "1/", "|", r"\pm1", r"\sqrt", r"\frac", r"\sin x", "x^ix", "e^e^",
             "1,", "x<1,", "1 m ", "5 km/h", "A) ", "so the ", "for ", r"\text{", r"\frac{d", r"\mu ",
             r"(1,2)\cup", "x=1 or ", "0.1", "1 ", "%", "\\", "\\\\", "&", "\0", "\ud800", "²", "٣", "ﷺ",
@@ -431,8 +432,8 @@ def test_verdicts_depend_on_nothing_else():
 
 PIECES = st.sampled_from([
     *"x y i e 1 2 99 0.5 + - * / ^ _ ! = < , ; : | ( ) [ ] { } ° % . $ & # ' cm or and to ² ½ √ A".split(),
-    " ", "\ud800",
-    *r"\frac \sqrt \pi \sin \ln \infty \pm \cup \in \le \text{ \{ \} \left \right \\ \$ \binom \overline{3}".split()])
+    " ", "\ud800", *r"\frac \sqrt \pi \sin \ln \infty \pm \cup \in \le \text{ \{ \}".split(),
+    *r"\left \right \\ \$ \binom \overline{3}".split()])
 JUNK = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=25).map("".join))
 
 
