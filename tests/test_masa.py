@@ -428,7 +428,8 @@ def test_the_flags_choose_how_a_batch_is_collected(monkeypatch):
 
 
 def test_masa_efficient_without_predictions(monkeypatch):
-    world = World([EASY, OPEN], HONEST, monkeypatch, steps=2, gate_by="state", meta_group_size=0)
+    world = World([EASY, OPEN], HONEST, monkeypatch, steps=2, gate_by="state", meta_group_size=0,
+                  clone=True)
     masa.train(world.config)
     (batch, _), (tokens, advantages, _) = world.kept[0], world.updates[0]
     assert not batch.terms and len(tokens[0]) == len(advantages) == 8 and world.experts == []

@@ -72,13 +72,11 @@ def test_two_and_two_steps_are_four_of_masa_efficient(tmp_path, problems, someti
         ("a",), 8 * (len(text) % 3 > 0), 1 + len(text) % 3, text))
     monkeypatch.setattr(masa, "meta_rewards", lambda *_: {"length": 0.0, "difficulty": 0.5, "notion": 1.0})
     monkeypatch.setattr(masa, "CLONE_SIZE", 7)
-    common = ["--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--algo",
-              "masa-efficient",
-              "--gate-start", 1, "--gate-trust", 0, "--gate-std", 0.7, "--gate-margin", 0.3,
-              "--audit-fraction", 0.5,
-              "--cutoff-min", 2, "--cutoff-trust", 0, "--warmup-steps", 4, "--eval-problems", 0, "--gate-by",
-              gate_by,
-              "--gate-mass", 1e-9]
+    flags = ("--algo masa-efficient --gate-start 1 --gate-trust 0 --gate-std 0.7 --gate-margin 0.3 "
+             "--gate-mass 1e-9 --audit-fraction 0.5 --cutoff-min 2 --cutoff-trust 0 --warmup-steps 4 "
+             "--clone --eval-problems 0")
+    model = save_chat_model(tmp_path / "model")
+    common = ["--model", model, "--data", problems, *SMALL, *flags.split(), "--gate-by", gate_by]
     train(*common, "--output", tmp_path / "four", "--steps", 4)
     train(*common, "--output", tmp_path / "two", "--steps", 2)
     waiting = len(trainer(tmp_path / "two")["experts"])
