@@ -189,7 +189,7 @@ def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: T
             norms.append(apply_gradients(policy, optimizer))
             # or: finite losses, whose gradients add up to inf
             if not math.isfinite(norms[-1]):
-                raise NotFinite(sorted(spoiled or active))
+                raise NotFinite(sorted(spoiled or chosen))
     tokens, loss = sums.pop("tokens", 0), sums.pop("loss", 0.0)
     return {"loss": loss / len(norms), "grad_norm": sum(norms) / len(norms),
             **{name.replace("clip_", "clip_ratio/"): count / tokens for name, count in sums.items()}}

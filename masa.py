@@ -14,6 +14,7 @@ format.
 """
 
 import os
+import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
 # growing caches must not fragment a card
@@ -281,8 +282,13 @@ def clone_experts(batch: Batch, run: Run) -> dict:
     prompts, completions = zip(*run.experts)
     run.experts = []
     examples = (*pad_rows(prompts, left=True, device=run.device), *pad_rows(completions, device=run.device))
-    return {"clone/loss": imitate(run.policy, run.cloner, examples, CLONE_UPDATES,
-                                  run.config.micro_batch_tokens, run.dtype)}
+    try:
+        loss = imitate(run.policy, run.cloner, examples, CLONE_UPDATES, run.config.micro_batch_tokens,
+                       run.dtype)
+    except NotFinite as error:
+        run.bar.write(f"expert cloning: {error}, these experts are dropped", file=sys.stdout)
+        loss = float("nan")
+    return {"clone/loss": loss}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -137,6 +137,13 @@ class Config(*reversed(GROUPS)):
             raise ValueError("--algo masa needs predictions: give --meta-group-size, or use --algo grpo")
         if self.algo == "masa-efficient" and not self.meta_group_size and self.gate_by in ("said", "number"):
             raise ValueError(f"--gate-by {self.gate_by} needs predictions: give --meta-group-size")
+        if self.meta_group_size == 1:
+            raise ValueError("--meta-group-size is 1: predictions are compared with one another, so give 2 "
+                             "or 0")
+        if self.gate_by == "pilot" and self.group_size < 3:
+            raise ValueError("--gate-by pilot looks at 2 solutions first: --group-size must be at least 3")
+        if self.hints and not self.meta_group_size:
+            raise ValueError("--hints need predictions: give --meta-group-size")
         if self.algo == "grpo" and self.hints:
             raise ValueError("--hints need predictions: use them with --algo masa or masa-efficient")
         if self.algo != "grpo" and self.dynamic_sampling:

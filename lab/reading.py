@@ -53,14 +53,17 @@ def number_mass(sampler: Sampler, group: Group) -> float:
 
 def number_place(tokenizer, ids: Tensor) -> tuple[int, list[int]] | None:
     """Where the token ids of a prediction name the pass rate, and which nine tokens would name 0..8 there."""
-    text = ""
+    text, found = "", None
     for place, piece in enumerate(tokenizer.batch_decode(ids[:, None])):
+        if found == place - 1 and piece[:1].isdigit():
+            found = None                                        # as in 12
         text += piece
-        if re.search(r'"pass_rate"\s*:\s*[0-8]$', text):
-            others = [tokenizer(piece.replace(text[-1], str(k)), add_special_tokens=False)["input_ids"]
-                      for k in range(9)]
-            return (place, [other[0] for other in others]) if all(len(o) == 1 for o in others) else None
-    return None
+        if re.search(r'"pass_rate"\s*:\s*[0-8]$', text):      # the last one is that of the object
+            found, said = place, piece
+    if found is None:
+        return None
+    others = [tokenizer(f"{said[:-1]}{k}", add_special_tokens=False)["input_ids"] for k in range(9)]
+    return (found, [other[0] for other in others]) if all(len(other) == 1 for other in others) else None
 
 
 def read(policy, ids: Tensor, mask: Tensor, **wanted):

@@ -167,9 +167,9 @@ class Run:
 
     def skip_update(self, batch, rows):
         """The metrics of an update that was left out, since the gradient of `rows` is not finite. Says so."""
-        owners = [group for path in ("solutions", "metas") for group in batch.groups if getattr(group, path)
-                  for _ in range(len(getattr(group, path)))]
-        names = dict.fromkeys(owners[row].problem.id for row in rows if row < len(owners))
+        owners = [group for group in batch.groups for cut in group.cut if not (self.config.mask_cut and cut)]
+        owners += [group for group in batch.groups for _ in group.predictions]
+        names = dict.fromkeys(owners[row].problem.id for row in rows)
         self.bar.write(f"step {self.state['step']}: a gradient is not finite, that optimiser step is left "
                        f"out. It came from {', '.join(names)}", file=sys.stdout)
         self.broken += 1

@@ -70,7 +70,8 @@ def test_every_metric_is_described_and_none_is_made_up(tmp_path, problems, somet
     monkeypatch.setattr("masa.CLONE_SIZE", 1)
     monkeypatch.setattr("masa.correct_expert", lambda predictions, *_: predictions[0])
     model = save_chat_model(tmp_path / "model")
-    for name, flags in [("a", "--algo masa-efficient --clone --beta 0.1"), ("b", "--algo grpo --dynamic-sampling")]:
+    for name, flags in (("a", "--algo masa-efficient --clone --beta 0.1"),
+                        ("b", "--algo grpo --dynamic-sampling")):
         train("--model", model, "--data", problems, *SMALL, "--steps", 2, "--eval-every", 1, *flags.split(),
               "--output", tmp_path / name)
     files = tmp_path.glob("*/metrics.jsonl")

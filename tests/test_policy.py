@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, TEMPLATE
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
-from lab.policy import check_name, load_policy, pick_device, precision
+from lab.policy import check_name, load_policy, pick_device
 
 
 def save(folder, policy):
@@ -143,14 +143,3 @@ def test_pick_device():
     for name in ("tpu", "", "cuda:99x"):
         with pytest.raises(ValueError, match="not available here"):
             pick_device(name)
-
-
-def test_precision_computes_in_bf16_but_keeps_the_weights():
-    layer = torch.nn.Linear(4, 4)
-    with precision(torch.device("cpu"), bf16=True):
-        out = layer(torch.ones(2, 4))
-    assert out.dtype == torch.bfloat16 and layer.weight.dtype == torch.float32
-    out.sum().backward()
-    assert layer.weight.grad.dtype == torch.float32
-    with precision(torch.device("cpu")):
-        assert layer(torch.ones(2, 4)).dtype == torch.float32

@@ -5,12 +5,12 @@ import random
 
 import pytest
 import torch
-from prompts import PHRASES, encode, meta_messages, solution_messages
 
 from rewards import parse_meta
 from rollout import generate
 from tasks import toy, toy_model
 from tasks.grader import grade
+from tasks.prompts import PHRASES, encode, meta_messages, solution_messages
 
 
 def render(tokenizer, text, meta):
@@ -83,10 +83,11 @@ def test_tokenizer_loses_nothing(tokenizer):
 def test_a_short_warm_up_teaches_the_formats(tokenizer):
     torch.manual_seed(0)
     model = toy_model.build_model(tokenizer)
-    toy_model.warm_up(model, tokenizer, render, clean_updates=75, noisy_updates=60)
+    toy_model.warm_up(model, tokenizer, render, clean_updates=60, noisy_updates=40)
     problems = toy.make_problems(32, seed=8)
-    solutions = generate(model, tokenizer, [render(tokenizer, p.text, False) for p in problems], toy.BUDGET)
-    metas = generate(model, tokenizer, [render(tokenizer, p.text, True) for p in problems], 32)
+    solutions = generate(model, tokenizer, [render(tokenizer, p.text, False) for p in problems],
+                         [toy.BUDGET] * 32)
+    metas = generate(model, tokenizer, [render(tokenizer, p.text, True) for p in problems], [32] * 32)
     assert sum("so \\boxed{" in text for text in solutions.texts) > 16
     assert sum(parse_meta(text).pass_rate is not None for text in metas.texts) > 16
     assert any(p.kind == "scrap" and not done for p, done in zip(problems, solutions.finished))
