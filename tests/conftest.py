@@ -3,9 +3,13 @@ alone."""
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")       # models so small gain nothing from a second thread, and
+                                                    # threads that wait spin: minutes, on a busy machine
 
 import pytest
 import torch
