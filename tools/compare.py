@@ -42,6 +42,7 @@ ARMS = {
     # Controls: without what is claimed to matter.
     "state, no predictions": f"{EFFICIENT} 0",
     "words": f"{EFFICIENT} 4 --gate-by words",
+    "words, no predictions": f"{EFFICIENT} 0 --gate-by words",
     "level": f"{EFFICIENT} 4 --gate-by level",
     "pilot": f"{EFFICIENT} 0 --gate-by pilot",
     "shuffled": f"{EFFICIENT} 4 --meta-reward shuffled",
