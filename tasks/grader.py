@@ -30,11 +30,11 @@ import mpmath
 
 # isort: off
 try:
-    from .latex import (CHANGING, FUNCTIONS, INTERVALS, SET_OPERATIONS, SYMBOL, Refused, flat, items, last_boxed,
-                        name, read, readings, symbols, unit)
+    from .latex import (CHANGING, FUNCTIONS, INTERVALS, SET_OPERATIONS, SYMBOL, Refused, flat, items,
+                        last_boxed, name, read, readings, symbols, unit)
 except ImportError:         # copied into another code base, without the package
-    from latex import (CHANGING, FUNCTIONS, INTERVALS, SET_OPERATIONS, SYMBOL, Refused, flat, items, last_boxed,
-                       name, read, readings, symbols, unit)
+    from latex import (CHANGING, FUNCTIONS, INTERVALS, SET_OPERATIONS, SYMBOL, Refused, flat, items,
+                       last_boxed, name, read, readings, symbols, unit)
 # isort: on
 
 NO_ANSWER = re.compile(r"(?i:nan|n/a|null|<na>|nat|[-+]?inf|[-+]?infinity)|None")   # JSON, Python, pandas
