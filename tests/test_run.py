@@ -265,8 +265,9 @@ def test_the_problems_of_a_broken_step_are_named(rows, named):
     said, run = [], Run.__new__(Run)
     run.config, run.state, run.broken = Config(group_size=2, meta_group_size=3), {"step": 5}, 0
     run.bar = SimpleNamespace(write=lambda text, file: said.append(text))
-    batch = SimpleNamespace(groups=[SimpleNamespace(problem=SimpleNamespace(id=name), cut=[name == "a", False],
-                                                    predictions=[1, 2, 3]) for name in "ab"])
+    groups = [SimpleNamespace(problem=SimpleNamespace(id=name), cut=[name == "a", False],
+                              predictions=[1, 2, 3]) for name in "ab"]
+    batch = SimpleNamespace(groups=groups)
     metrics = run.skip_update(batch, rows)
     assert metrics["grad_norm"] != metrics["grad_norm"] and run.broken == 1
     assert "step 5: a gradient is not finite" in said[0] and said[0].rstrip(".").endswith(f"from {named}")
