@@ -199,3 +199,10 @@ def test_what_is_no_json_is_one_line(tmp_path, content):
 def test_what_is_not_finite_is_null_in_a_line():
     row = {"a": float("nan"), "b": float("inf"), "c": None, "d": 1, "e": "NaN", "f": 0.5}
     assert json.loads(json_line(row)) == row | {"a": None, "b": None} and json_line(row).count("\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+def test_a_full_disk_says_how_to_go_on(run):
+    (run.path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="metrics.jsonl cannot be written: No space.* --resume"):
+        run.append("metrics.jsonl", {"step": 0})

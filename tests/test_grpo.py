@@ -433,3 +433,16 @@ def test_imitation_does_not_depend_on_micro_batches(micro_batch_tokens):
 
 def test_copyable_alone(run_alone):
     assert run_alone("grpo.py", "import grpo; print(grpo.loss_total([3, 4], 'token', 9))") == "7"
+
+
+def test_k3_is_finite_where_the_policy_has_given_a_token_up():
+    logprobs = torch.tensor([[-100.0, -1.0]], requires_grad=True)
+    loss, sums = grpo_loss(logprobs, None, torch.zeros(1), torch.ones(1, 2, dtype=torch.bool), 2, beta=0.1,
+                           ref_logprobs=torch.tensor([[-1.0, -1.0]]))
+    loss.backward()
+    assert loss.isfinite() and sums["kl"] > 1e8 and logprobs.grad.isfinite().all()
+
+
+def test_a_reward_that_is_nan_stays_in_its_group():
+    advantages = group_advantages(torch.tensor([float("nan"), 1.0, 1.0, 0.0]), 2)
+    assert advantages[2:].tolist() == pytest.approx([2 ** -0.5, -(2 ** -0.5)], rel=1e-5)

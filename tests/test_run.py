@@ -340,3 +340,30 @@ def test_what_is_logged_is_what_was_sampled(tmp_path, problems, sometimes_right)
     shown = (tmp_path / "run/rollouts.jsonl").read_text().splitlines()
     assert [f'"step": {step}' in line for step, line in zip((0, 2), shown, strict=True)] == [True, True]
     assert read_json(tmp_path / "run/config.json")["learning_rate"] == 0.001
+
+
+def test_without_matplotlib_a_run_ends_without_pictures(tmp_path, problems, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.delitem(sys.modules, "lab.pictures", raising=False)
+    train("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 1, "--output",
+          tmp_path / "run")
+    assert "No pictures" in capsys.readouterr().out and (tmp_path / "run/after.json").exists()
+    monkeypatch.delitem(sys.modules, "lab.pictures", raising=False)
+
+
+def test_another_evaluation_before_training_is_told_before_the_run_goes_on(tmp_path, problems, monkeypatch):
+    common = ["--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--output",
+              tmp_path / "run"]
+    train(*common, "--steps", 1)
+    (tmp_path / "run/before.json").write_text("")
+    monkeypatch.setattr(masa, "update", lambda *_, **__: pytest.fail("it went on first"))
+    with pytest.raises(SystemExit, match="before.json cannot be read: it is not JSON"):
+        train(*common, "--steps", 2, "--resume")
+
+
+def test_silent_steps_are_told(tmp_path, problems, capsys):
+    """A random model is never right: no group has variance, and the run says so."""
+    train("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 6, "--algo",
+          "grpo", "--eval-problems", 0, "--output", tmp_path / "run")
+    assert capsys.readouterr().out.count("No group had any variance in 5 steps") == 1
