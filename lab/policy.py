@@ -56,7 +56,9 @@ def load_policy(name, device="cpu", trust_remote_code=False):
 
         def render(tokenizer, text, meta):
             return encode(tokenizer, meta_messages(text, toy.BUDGET) if meta else solution_messages(text))
-        model, tokenizer = toy_model.load(PHRASES, render)
+        if torch.device(device).type == "cpu":
+            torch.set_num_threads(1)            # a second one makes so small a model slower, and on a busy
+        model, tokenizer = toy_model.load(PHRASES, render)          # machine by far: threads that wait spin
         return model.to(device), tokenizer
     check_name(name)
     try:
