@@ -63,7 +63,8 @@ ARMS = {
     "masa, notion": "--algo masa --meta-reward notion",
 }
 STUDY = "--steps 60 --eval-every 10"
-PICTURED = ("grpo", "dynamic", "masa", "said", "state", "state, no predictions", "words")
+PICTURED = ("grpo", "dynamic", "masa", "said", "state", "state, no predictions", "words, no predictions",
+            "short budget")
 
 
 # --- Running ----------------------------------------------------------------------------------------------
@@ -271,10 +272,10 @@ def plot(curves, path):
             for run in runs.values():
                 axis.plot(run[:, column] / scale, run[:, 3], color=f"C{colour}", alpha=0.15, lw=0.7)
             mean = np.mean(list(runs.values()), axis=0)
-            axis.plot(mean[:, column] / scale, mean[:, 3], color=f"C{colour}", label=arm, lw=2)
+            axis.plot(mean[:, column] / scale, mean[:, 3], color=f"C{colour}", label=f"{arm} ({len(runs)} seeds)", lw=2)
     axes[0].set(xlabel="training step", ylabel="held-out accuracy")
     axes[1].set(xlabel="thousand tokens, sampled and read, predictions and audits included")
-    axes[0].legend(frameon=False)
+    axes[1].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
