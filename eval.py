@@ -15,7 +15,8 @@ import os
 import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")     # growing caches fragment no card
+# Growing caches must not fragment a card.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import dataclasses
 import re

@@ -29,8 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# a predicted pass rate is a count: right attempts out of 8, as the JSON object has it
-ATTEMPTS = 8
+ATTEMPTS = 8                                # a predicted pass rate is a count of right attempts out of 8
 GATE_STD, GATE_MARGIN = 0.1, 1 / 16         # of pass rates as shares, in [0, 1]
 
 
@@ -56,8 +55,10 @@ def should_skip(pass_rates: Iterable[int | None], std: float = GATE_STD, margin:
 
 
 def silent_mass(probabilities: Tensor) -> Tensor:
-    """z, the probability that a group has no variance: P(none right) + P(all right), [...], from [..., G +
-    1]."""
+    """z, the probability that a group has no variance: P(none right) + P(all right).
+
+    probabilities: [..., G + 1]; returns [...].
+    """
     return probabilities[..., 0] + probabilities[..., -1]
 
 
@@ -97,7 +98,7 @@ class CountReader:
             loss.backward()
             return loss
 
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False):     # bfloat16 is too coarse for it
             optimizer.step(closure)
         self.weights = weights.detach()
 
@@ -105,8 +106,7 @@ class CountReader:
         return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)
 
     def probabilities(self, features: Tensor) -> Tensor | None:
-        """P(k of G right) for k = 0..G, [N, G + 1], of problems with features [N, D]; None before the first
-        fit."""
+        """P(k of G right), k = 0..G, [N, G + 1], from features [N, D]; None before the first fit."""
         return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
 
     def state_dict(self) -> dict:
@@ -144,8 +144,7 @@ def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, 
 
 
 def lower_bound(hits: int, trials: int, z: float = 1.645) -> float:
-    """The lower end of Wilson's interval for a share, of which `hits` in `trials` is a sample; 0.0 for no
-    trials.
+    """The lower end of Wilson's interval for a share with `hits` in `trials`; 0.0 for no trials.
 
     With z = 1.645 the true share is higher with 95 % confidence.
     """
@@ -174,21 +173,21 @@ class Audit:
         self.recent = deque(maxlen=window)
 
     def add(self, looks: list[bool], missed: int, share: float = 1.0) -> None:
-        """Add a step. looks: was the rule right, for each case of a sample of this share? missed: how
-        many."""
+        """Add a step. looks: was the rule right, for each case of a sample of this share?
+
+        missed: how many unflagged cases should have been flagged.
+        """
         self.flagged += len(looks) / share
         self.hits += sum(looks) / share
         self.missed += missed
         self.recent.extend(map(bool, looks))
 
     def trusted(self, threshold: float) -> bool:
-        """Is the rule's precision above `threshold`, with 95 % confidence, by the newest looks? 0 trusts
-        blindly."""
+        """Is the precision of the newest looks above `threshold`, with 95 % confidence? 0: always."""
         return threshold <= 0 or lower_bound(sum(self.recent), len(self.recent)) > threshold
 
     def figures(self) -> dict:
-        """precision, recall, f1 (None while there is nothing to tell from) and `trusted`'s bound,
-        precision_lower."""
+        """precision, recall, f1 (None while undefined) and precision_lower, the bound of `trusted`."""
         return ratios(self.hits, self.flagged, self.missed) | {
             "precision_lower": lower_bound(sum(self.recent), len(self.recent))}
 

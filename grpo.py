@@ -23,13 +23,12 @@ from torch.utils.checkpoint import checkpoint
 
 MAX_GRAD_NORM = 1.0             # the paper's
 MAX_GAP = 20.0                  # nats; exp of more, from a token that the policy has all but given up, is inf
-# prompt_ids, prompt_mask: [B, P]; completion_ids, mask: [B, T]
+# prompt_ids and prompt_mask: [B, P]; completion_ids and mask: [B, T].
 Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class NotFinite(ArithmeticError):
-    """A gradient was nan or infinite, and no optimiser step was taken. rows: of the batch, where it came
-    from."""
+    """A gradient was not finite, and no optimiser step was taken. rows: where it came from."""
 
     def __init__(self, rows: list[int]):
         super().__init__(f"the gradient of rows {rows} is not finite")
@@ -72,7 +71,7 @@ def token_logprobs(model: Module, prompt_ids: Tensor, prompt_mask: Tensor, compl
     position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)         # padding must not shift a position
     hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
                               use_cache=False).last_hidden_state
-    # position t predicts t + 1: [tokens, H]
+    # Position t predicts token t + 1; hidden: [tokens, H].
     hidden = hidden[:, -completion_ids.shape[1] - 1:-1][mask]
     parts = [checkpoint(head_logprobs, head_of(model), hidden[i:i + chunk],
                         completion_ids[mask][i:i + chunk], temperature, use_reentrant=False)
@@ -83,8 +82,7 @@ def token_logprobs(model: Module, prompt_ids: Tensor, prompt_mask: Tensor, compl
 
 
 def head_of(model: Module):
-    """What turns hidden states [N, H] into logits [N, V]: the LM head, and the scale or the cap of some
-    families.
+    """What turns hidden states [N, H] into logits [N, V]: the LM head, and the scale or cap of some.
 
     Cohere has a logit_scale, Granite a logits_scaling, Gemma 2 a final_logit_softcapping.
     """
@@ -100,8 +98,7 @@ def head_of(model: Module):
 
 def head_logprobs(lm_head: Module, hidden: Tensor, token_ids: Tensor,
                   temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `token_ids` [N] and entropies [N], in float32 or better, from hidden states [N,
-    H]."""
+    """Log-probabilities of `token_ids` [N] and entropies [N], float32 or better; hidden: [N, H]."""
     logits = lm_head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     logprobs = logits.log_softmax(-1)
@@ -142,7 +139,7 @@ def grpo_loss(logprobs: Tensor, old_logprobs: Tensor | None, advantages: Tensor,
             "clip_high": ((ratio > 1 + clip_high) & (advantages > 0) & mask).sum()}
     if beta:
         gap = (ref_logprobs - logprobs).masked_fill(~mask, 0.0).clamp(max=MAX_GAP)
-        # unbiased for the policy's tokens, never negative
+        # Never negative, and unbiased for the policy's own tokens (up to the clamp).
         k3 = gap.exp() - gap - 1
         losses = losses + beta * k3
         sums["kl"] = (k3 * mask).sum().detach()
@@ -158,8 +155,7 @@ def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: T
            minibatches: int = 1, weight: float = 1.0, max_tokens: int = 1, aggregation: str = "token",
            beta: float = 0.0, reference: Module | None = None, micro_batch_tokens: int = 8192,
            temperature: float = 1.0, dtype: torch.dtype = torch.float32, **clip: float) -> dict[str, float]:
-    """Train `policy` on B rollouts with advantages [B], by epochs * minibatches optimiser steps: their
-    metrics.
+    """Train `policy` on B rollouts with advantages [B]: epochs * minibatches steps. Returns metrics.
 
     Rows of zero advantage count in the denominator, which `weight` multiplies, but have no gradient without
     beta and are not computed. micro_batch_tokens: see `forward`; dtype: of autocast; the rest: of
@@ -167,7 +163,7 @@ def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: T
     gradient.
     """
     lengths, sums, norms = rollouts[3].sum(1).tolist(), Counter(), []
-    active = {row for row in range(len(lengths)) if beta or advantages[row] != 0}
+    active = {row for row, advantage in enumerate(advantages.tolist()) if beta or advantage != 0}
     settings = (micro_batch_tokens, temperature, dtype)
     # With a single optimiser step the policy is still the one that sampled.
     old = frozen_logprobs(policy, rollouts, active, *settings) if epochs * minibatches > 1 else None
@@ -187,8 +183,7 @@ def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: T
                 counts |= {"loss": loss.detach(), "entropy": entropy.sum(), "tokens": mask.sum()}
                 sums.update({name: count.item() for name, count in counts.items()})
             norms.append(apply_gradients(policy, optimizer))
-            # or: finite losses, whose gradients add up to inf
-            if not math.isfinite(norms[-1]):
+            if not math.isfinite(norms[-1]):        # if all losses are finite, gradients added up to inf
                 raise NotFinite(sorted(spoiled or chosen))
     tokens, loss = sums.pop("tokens", 0), sums.pop("loss", 0.0)
     return {"loss": loss / len(norms), "grad_norm": sum(norms) / len(norms),
@@ -219,7 +214,7 @@ def forward(model, rollouts, rows, micro_batch_tokens, temperature, dtype):
     A micro-batch has at most `micro_batch_tokens` tokens with its padding, or one row.
     """
     prompts, completions = (rollouts[i].sum(1).tolist() for i in (1, 3))
-    # the longest prompt and completion of the last batch
+    # left, right: the longest prompt and completion of the last batch.
     batches, left, right = [], 0, 0
     for row in sorted(rows, key=lambda row: (prompts[row] + completions[row], row)):
         left, right = max(left, prompts[row]), max(right, completions[row])
@@ -236,8 +231,7 @@ def forward(model, rollouts, rows, micro_batch_tokens, temperature, dtype):
 
 @torch.no_grad()
 def frozen_logprobs(model, rollouts, rows, *settings):
-    """Log-probabilities of some rows as the policy is now, [B, T]; zero in the others. settings: of
-    `forward`."""
+    """Log-probabilities of some rows under the model as it is, [B, T]; 0 in the others."""
     dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
     result = torch.zeros(rollouts[3].shape, dtype=dtype, device=rollouts[3].device)
     for batch, logprobs, _, mask in forward(model, rollouts, rows, *settings):
@@ -254,8 +248,7 @@ def take(rollouts: Tokens, rows: list[int]) -> Tokens:
 
 
 def apply_gradients(policy, optimizer):
-    """Clip, take an optimiser step unless a gradient is not finite, clear. Returns the norm before
-    clipping."""
+    """Clip, step unless a gradient is not finite, clear. Returns the norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM).item()
     if math.isfinite(norm):
         optimizer.step()

@@ -1,6 +1,6 @@
 r"""MASA: meta-awareness via self-alignment (arXiv 2510.03259), from scratch.
 
-    python masa.py                             the whole method on a laptop, in minutes, nothing downloaded
+    python masa.py                             MASA on a laptop, in minutes, nothing downloaded
     python masa.py --algo grpo                 the same without meta predictions: plain GRPO
     python masa.py --algo masa-efficient       predict first, and solve only what is worth it
     python masa.py --model Qwen/Qwen3-1.7B     any causal language model of the hub, on one GPU
@@ -17,7 +17,7 @@ import os
 import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
-# growing caches must not fragment a card
+# Growing caches must not fragment a card.
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 from collections import Counter
@@ -33,10 +33,10 @@ from lab.flags import Config
 from lab.reading import FEATURES, number_mass
 from lab.run import Run
 from rewards import REWARDS, correct_expert, format_meta, meta_rewards
-from rollout import Group, Sampler, concat, pad_rows
+from rollout import Group, Sampler, concat, eos_ids, pad_rows
 from tasks.prompts import hintable
 
-# experts that are collected, and supervised steps on them: the paper's
+# The paper's: experts to collect, and supervised steps on them.
 CLONE_SIZE, CLONE_UPDATES = 128, 5
 PILOT = 2                               # solutions that --gate-by pilot looks at first
 MAX_ROUNDS = 4                          # of drawing problems in a step, of refilling and of dynamic sampling
@@ -86,8 +86,9 @@ def train(config: Config) -> Run:
 
 @dataclass
 class Batch:
-    """What a step learns from. wasted: tokens sampled of problems that are not in it. metrics: what else is
-    logged.
+    """What a step learns from.
+
+    wasted: tokens sampled of problems that are not in it. metrics: what else is logged.
 
     rewards: [N * G]. terms: N * M dicts of the three rewards. meta_rewards: what predictions are trained on,
     [N * M].
@@ -107,12 +108,11 @@ def self_alignment(group: Group, config: Config) -> list[dict]:
 
 
 def meta_scores(terms: list[dict], config: Config) -> torch.Tensor:
-    """What each prediction is trained on, [N * M]: the mean of its rewards, or the control of
-    --meta-reward."""
+    """What each prediction is trained on, [N * M]: the mean of its rewards, or a control."""
     if config.meta_reward in REWARDS:
         return torch.tensor([rewards[config.meta_reward] for rewards in terms])
     scores = torch.tensor([sum(rewards.values()) / len(rewards) for rewards in terms])
-    if config.meta_reward == "shuffled":        # the same rewards, handed to the wrong rollouts of the group
+    if config.meta_reward == "shuffled":        # the same rewards, in random order
         groups = scores.view(-1, config.meta_group_size)
         return groups.gather(1, torch.rand(groups.shape).argsort(1)).flatten()
     return torch.zeros_like(scores) if config.meta_reward == "none" else scores
@@ -147,8 +147,7 @@ def solve_all(sampler: Sampler, run: Run) -> Batch:
 
 
 def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
-    """DAPO's dynamic sampling (arXiv 2503.14476): solve, and throw away groups without variance until enough
-    are left.
+    """DAPO's dynamic sampling (arXiv 2503.14476): solve until enough groups have variance, drop others.
 
     It pays G solutions for what it throws away, where MASA-efficient reads a prompt or pays M short
     predictions.
@@ -161,8 +160,7 @@ def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
             (thrown if group.silent or len(kept) == config.problems_per_step else kept).append(group)
         if len(kept) == config.problems_per_step:
             break
-    # nothing to learn: a step that changes nothing
-    kept = kept or [thrown.pop()]
+    kept = kept or [thrown.pop()]       # no group has variance: a step that changes nothing
     return Batch(kept, wasted=sum(sum(group.solutions.lengths) for group in thrown),
                  metrics={"problems_drawn": len(kept) + len(thrown), "problems_kept": len(kept)})
 
@@ -206,18 +204,18 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
         **{f"cutoff/{name}": value for name, value in run.cutoff_audit.figures().items()}})
 
 
-def gate(sampler: Sampler, run: Run, trusted: bool) -> tuple[list[Group], list[Group]]:
+def gate(sampler: Sampler, run: Run, gating: bool) -> tuple[list[Group], list[Group]]:
     """Draw until enough problems are worth solving, in at most MAX_ROUNDS rounds: (to solve, skipped).
 
-    Drawing others in place of skipped problems is ours. If all are flagged, the first are solved still.
+    Drawing others in place of skipped problems is ours. If all are flagged, the first are solved after all.
     """
     config, kept, skipped = run.config, [], []
     for _ in range(MAX_ROUNDS if config.refill else 1):
         groups = draw(run, config.problems_per_step - len(kept))
         flag(sampler, groups, run)
         for group in groups:
-            audited = not group.flagged or not trusted or run.rng.random() < config.audit_fraction
-            (kept if audited else skipped).append(group)
+            skip = group.flagged and gating and run.rng.random() >= config.audit_fraction
+            (skipped if skip else kept).append(group)
         if len(kept) == config.problems_per_step:
             break
     if not kept:
@@ -249,7 +247,7 @@ def flag(sampler: Sampler, groups: list[Group], run: Run) -> None:
                 group.flagged = number_mass(sampler, group) >= config.gate_mass
 
 
-def cutoff(group: Group, run: Run, trusted: bool) -> int:
+def cutoff(group: Group, run: Run, cutting: bool) -> int:
     """Where solutions of a group would be stopped, in tokens; sets their budgets.
 
     A flagged group is never cut: what becomes of it is the evidence for or against the gate.
@@ -259,7 +257,7 @@ def cutoff(group: Group, run: Run, trusted: bool) -> int:
         return whole
     lengths = [p.solution_length for p in group.predictions]
     limit = length_budget(lengths, whole, config.cutoff_factor, config.cutoff_min)
-    group.budgets = [limit if trusted and run.rng.random() >= config.audit_fraction else whole
+    group.budgets = [limit if cutting and run.rng.random() >= config.audit_fraction else whole
                      for _ in range(config.group_size)]
     return limit
 
@@ -267,8 +265,7 @@ def cutoff(group: Group, run: Run, trusted: bool) -> int:
 # --- Expert cloning ---------------------------------------------------------------------------------------
 
 def clone_experts(batch: Batch, run: Run) -> dict:
-    """Collect the step's experts (see `rewards.correct_expert`); once there are enough, imitate them and
-    start over."""
+    """Collect the step's experts (`rewards.correct_expert`); once there are enough, imitate them."""
     size = run.config.meta_group_size
     for i, group in enumerate(batch.groups):
         notions = [terms["notion"] for terms in batch.terms[i * size:(i + 1) * size]]
@@ -276,7 +273,9 @@ def clone_experts(batch: Batch, run: Run) -> dict:
         if expert:
             prompt = group.metas.prompt_ids[0][group.metas.prompt_mask[0]].tolist()
             text = run.tokenizer(format_meta(expert), add_special_tokens=False)["input_ids"]
-            run.experts.append((prompt, [*text, run.tokenizer.eos_token_id]))
+            end = run.tokenizer.eos_token_id
+            end = eos_ids(run.policy, run.tokenizer)[0] if end is None else end
+            run.experts.append((prompt, [*text, end]))
     if len(run.experts) < CLONE_SIZE:
         return {}
     prompts, completions = zip(*run.experts)

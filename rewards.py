@@ -30,20 +30,16 @@ from functools import lru_cache
 ATTEMPTS = 8                    # pass_rate counts right attempts out of 8, whatever the group size
 MAX_NOTIONS = 32                # a longer list is no prediction
 MAX_CHARACTERS = 200_000        # of a completion that are searched for notions
-# characters at the end of a meta rollout, some 5,000 tokens, searched for the object
-TAIL = 20_000
+TAIL = 20_000                   # characters at the end, some 5,000 tokens, that are searched for the object
 KEYS = ("math_notion", "pass_rate", "solution_length")
 
 # Words without content; matched against solutions they would be right for free. So would the answer's format.
-FUNCTION_WORDS = frozenset(
-    "boxed a about after all also an and any are as at be because been both but by can could do does each "
-    "finally first for from get give given has have hence here how i if in into is it its let may more must "
-    "n "
-    "next no not now of on one only or other our over same should since so some such than that the their "
-    "them "
-    "then there therefore these they this those thus to up us use was we were what when where which will "
-    "with "
-    "would x y you".split())
+FUNCTION_WORDS = frozenset("""
+    boxed a about after all also an and any are as at be because been both but by can could do does each
+    finally first for from get give given has have hence here how i if in into is it its let may more must n
+    next no not now of on one only or other our over same should since so some such than that the their them
+    then there therefore these they this those thus to up us use was we were what when where which will with
+    would x y you""".split())
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def notion_reward(notions: Iterable[str] | None, problem: str, completions: list
     """
     problem = plain(problem)
     left = [notion for notion in dict.fromkeys(map(plain, notions or ()))
-            if re.search(r"[^\W\d_]", notion) and not set(notion.split()) <= FUNCTION_WORDS
+            if re.search(r"[^\W\d_]", notion) and not set(re.findall(r"\w+", notion)) <= FUNCTION_WORDS
             and not mentions(problem, notion)]
     right = [plain(text) for text, c in zip(completions, correct) if c]
     wrong = [plain(text) for text, c in zip(completions, correct) if not c]
@@ -185,9 +181,10 @@ def correct_expert(predictions: list[MetaPrediction], notion_rewards: list[float
     right and no notion reward is at least `least`. (Published cloning takes no expert where none is right: it
     never hears "0 of 8".)
     """
-    best = max(range(len(predictions)), key=lambda i: notion_rewards[i])
+    readable = [i for i, prediction in enumerate(predictions) if prediction.notions is not None]
+    best = max(readable, key=lambda i: notion_rewards[i], default=None)
     right = [length for length, c in zip(lengths, correct) if c]
-    if right and notion_rewards[best] < least:
+    if best is None or (right and notion_rewards[best] < least):
         return None
     told = right or lengths
     return replace(predictions[best], pass_rate=round(ATTEMPTS * len(right) / len(correct)),
@@ -196,14 +193,12 @@ def correct_expert(predictions: list[MetaPrediction], notion_rewards: list[float
 
 @lru_cache(maxsize=64)
 def plain(text):
-    """`text` as words and signs with one space around each, so that whole words can be found as
-    substrings."""
+    """`text` as words and signs with one space around each, to find whole words as substrings."""
     return " " + " ".join(re.findall(r"\w+|[^\w\s]", text[:MAX_CHARACTERS].casefold())) + " "
 
 
 def mentions(text, notion):
-    """Does `notion`, in the singular or a regular plural, occur in `text` as whole words? Both are
-    `plain`."""
+    """Does `notion`, singular or regular plural, occur in `text` as whole words? Both are `plain`."""
     notion = notion.strip()
     if notion[-1:] == "s" and len(notion) > 3 and notion[-2] not in "sui":      # not gas, class, locus, axis
         stem = notion[:-3] + "y" if notion.endswith("ies") else notion[:-1]

@@ -1,5 +1,4 @@
-"""What both commands share: mistakes end in one line, stops in an exit code, a closed pipe like a closed
-terminal."""
+"""What both commands share: mistakes end in one line, stops in an exit code, `| head` quietly."""
 
 import os
 import signal
@@ -11,7 +10,7 @@ import torch
 def command_line(name, run):
     """Call `run()` as the command `name`, and exit with its `exit_code` if it has one that is not 0."""
     if hasattr(sys.stdout, "reconfigure"):
-        # a model may say what the terminal cannot show
+        # A model may say what the terminal cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout = Pipe(sys.stdout)
     try:

@@ -32,7 +32,7 @@ class Essentials:
     data_split: str = flag("train", "split of a dataset of the hub")
     eval_data: str | None = flag(None, "held-out problems; by default some that are taken out of --data")
     algo: Literal["grpo", "masa", "masa-efficient"] = flag(
-        "masa", "grpo: solutions; masa: and predictions; masa-efficient: predictions decide what is solved")
+        "masa", "grpo: solutions; masa: predictions too; masa-efficient: they decide what is solved")
     preset: Literal["toy", "gpu", "paper"] | None = flag(
         None, "values for flags that are not given: gpu (one card), paper; toy goes with the toy model")
     steps: int = flag(60, "training steps", least=1)
@@ -67,7 +67,7 @@ class Method:
     gate_by: Literal["said", "number", "state", "words", "level", "pilot"] = flag(
         "state", "what gating goes by: said: M predictions (the paper's); number: the policy's probabilities "
         "where they name the pass rate; state: its hidden states after the prompt; the rest: controls")
-    gate_mass: float = flag(0.9, "skip if P(all wrong) + P(all right) is at least this; not with said",
+    gate_mass: float = flag(0.9, "skip if P(all wrong) + P(all right) is at least this, by what is read",
                             above=0, most=1)
     gate_std: float = flag(0.1, "predicted pass rates agree if their std is below this", least=0)
     gate_margin: float = flag(1 / 16, "and are trivial or impossible if their mean is this near to 1 or 0",
@@ -76,11 +76,11 @@ class Method:
                              "confidence; 0: always", least=0, most=1)
     refill: bool = flag(True, "draw and predict more problems in place of the skipped ones")
     cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
-    cutoff_factor: float = flag(2.0, "times the mean predicted length is where", above=0)
+    cutoff_factor: float = flag(2.0, "solutions stop at this many times the mean predicted length", above=0)
     cutoff_trust: float = flag(0.9, "stop only while the audited precision is above this, with 95 %% "
                                "confidence; 0: always", least=0, most=1)
     cutoff_min: int = flag(16, "tokens that a solution may always take", least=1)
-    audit_fraction: float = flag(0.05, "share of flagged problems, and of solutions, that are let through",
+    audit_fraction: float = flag(0.05, "share of flagged problems and of solutions let through, to audit",
                                  least=0, most=1)
     mask_cut: bool = flag(False, "leave cut solutions out of the update; by default they are wrong")
     clone: bool = flag(False, "imitate the best predictions, with their numbers corrected")
@@ -140,8 +140,9 @@ class Config(*reversed(GROUPS)):
         if self.meta_group_size == 1:
             raise ValueError("--meta-group-size is 1: predictions are compared with one another, so give 2 "
                              "or 0")
-        if self.gate_by == "pilot" and self.group_size < 3:
-            raise ValueError("--gate-by pilot looks at 2 solutions first: --group-size must be at least 3")
+        if self.gate_by == "pilot" and (self.group_size < 3 or self.meta_group_size):
+            raise ValueError("--gate-by pilot solves 2 of --group-size first: give at least 3, and "
+                             "--meta-group-size 0")
         if self.hints and not self.meta_group_size:
             raise ValueError("--hints need predictions: give --meta-group-size")
         if self.algo == "grpo" and self.hints:
@@ -219,8 +220,7 @@ PRESETS = {
 
 
 def parse_groups(groups, description, arguments=None, defaults=()):
-    """The flags of some dataclasses as one dict. Raises ValueError with one line for whatever is wrong with
-    them."""
+    """The flags of some dataclasses as one dict. Raises ValueError with one line for what is wrong."""
     def refuse(message):
         raise ValueError(f"{message} (--help explains every flag)")
 

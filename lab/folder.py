@@ -24,19 +24,8 @@ except ImportError:             # Windows: a folder in use is not noticed there
     fcntl = None
 
 # Flags that may change when a run is resumed.
-FREE = {
-    "steps",
-    "resume",
-    "checkpoint_every",
-    "report_to",
-    "max_tokens",
-    "show_every",
-    "device",
-    "preset",
-    "output",
-    "micro_batch_tokens",
-    "gradient_checkpointing",
-}
+FREE = {"steps", "resume", "checkpoint_every", "report_to", "show_every", "preset", "output", "device",
+        "max_tokens", "micro_batch_tokens", "gradient_checkpointing"}
 
 
 def write_whole(path, text):
@@ -119,7 +108,7 @@ class RunFolder:
         for name in ("max_tokens", "micro_batch_tokens"):
             if stored.get(name) != config[name]:
                 print(f"--{name.replace('_', '-')} was {stored.get(name)}, now {config[name]}: the run goes "
-                      "on, but not with the numbers that it would have drawn")
+                      "on, but not bit for bit")
         changed = [f"{name} was {stored.get(name)!r}, now {value!r}" for name, value in config.items()
                    if name not in FREE and stored.get(name) != value]
         if changed:
@@ -135,8 +124,7 @@ class RunFolder:
         write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
 
     def write_once(self, name, content):
-        """Write a JSON file, or raise ValueError with one line if a run that is resumed wrote something
-        else."""
+        """Write a JSON file; raises ValueError if a resumed run wrote something else."""
         stored = read_json(self.path / name) if (self.path / name).exists() else content
         if stored != content:
             raise ValueError(f"{self.path / name}: the problems are not those that this run began with: "
@@ -177,8 +165,7 @@ class RunFolder:
     # Checkpoints
 
     def save(self, model, tokenizer, trainer):
-        """Write a checkpoint: the model for `from_pretrained`, and `trainer` (a dict of tensors and plain
-        values).
+        """Write a checkpoint: the model for `from_pretrained`, and `trainer`, a dict of tensors and values.
 
         Raises OSError with one line if it cannot be written, as on a full disk; the one before it stays.
         """
@@ -188,7 +175,7 @@ class RunFolder:
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
             torch.save(trainer, new / "trainer.pt")
-        # safetensors, torch and python each have their own for a full disk
+        # A full disk: safetensors, torch and python each have an error of their own.
         except Exception as error:
             shutil.rmtree(new, ignore_errors=True)
             reason = str(error).strip().partition("\n")[0]
@@ -206,7 +193,7 @@ class RunFolder:
             return None
         try:
             return torch.load(self.checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
-        # missing, truncated or of another kind: torch has many names for it
+        # Missing, truncated or of another kind: torch has many names for it.
         except Exception as error:
             raise ValueError(f"{self.checkpoint} is damaged ({type(error).__name__}): remove it to start "
                              "over") from None

@@ -161,8 +161,7 @@ def keep_fitting(problems, tokenizer, longest, budget, thinking=False):
 
 
 def room(model, name, max_new_tokens, max_meta_tokens, hints):
-    """How many tokens a prompt may have, so that what follows fits too. Raises ValueError if there is no
-    room."""
+    """The most tokens a prompt may have, so that what follows fits. Raises ValueError for no room."""
     longest = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
     left = longest - max(max_new_tokens + hints * max_meta_tokens, max_meta_tokens)
     if left < 1:

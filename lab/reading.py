@@ -1,5 +1,4 @@
-"""What gating may read instead of asking: features of problems, and the policy's own words before it says
-them (ours).
+"""What gating reads instead of asking (ours): features of problems, and the odds behind predictions.
 
 Reading costs no sampled token: a prompt is read once for `states`, a prediction once more for `number_mass`.
 """
@@ -17,8 +16,7 @@ from tasks.prompts import encode, solution_messages
 
 @torch.no_grad()
 def states(sampler: Sampler, groups: list[Group]) -> Tensor:
-    """The policy's hidden states at the last token of each problem's prompt, of four layers: [N, D], on the
-    CPU.
+    """Hidden states of four layers at the last token of each problem's prompt: [N, D], on the CPU.
 
     What the policy knows about a problem before it writes a token. D is four times the hidden size: 32 KB a
     problem for Qwen3-1.7B, 21 MB for the 640 of a `CountReader`.
@@ -34,8 +32,7 @@ def states(sampler: Sampler, groups: list[Group]) -> Tensor:
 
 @torch.no_grad()
 def number_mass(sampler: Sampler, group: Group) -> float:
-    """z by the policy's distribution over 0..8 where its predictions name the pass rate; 0.0 if none names
-    it."""
+    """z by the policy's distribution over 0..8 where predictions name the pass rate; else 0.0."""
     sampled = [ids[keep] for ids, keep in zip(group.metas.completion_ids, group.metas.mask)]
     places = [number_place(sampler.tokenizer, ids) for ids in sampled]
     found = [(row, *place) for row, place in enumerate(places) if place]
@@ -58,12 +55,13 @@ def number_place(tokenizer, ids: Tensor) -> tuple[int, list[int]] | None:
         if found == place - 1 and piece[:1].isdigit():
             found = None                                        # as in 12
         text += piece
-        if re.search(r'"pass_rate"\s*:\s*[0-8]$', text):      # the last one is that of the object
+        if re.search(r'"pass_rate"\s*:\s*[0-8]$', text):      # the last match is the object's
             found, said = place, piece
     if found is None:
         return None
     others = [tokenizer(f"{said[:-1]}{k}", add_special_tokens=False)["input_ids"] for k in range(9)]
-    return (found, [other[0] for other in others]) if all(len(other) == 1 for other in others) else None
+    plain = all(len(other) == 1 for other in others) and others[int(said[-1])] == [int(ids[found])]
+    return (found, [other[0] for other in others]) if plain else None
 
 
 def read(policy, ids: Tensor, mask: Tensor, **wanted):

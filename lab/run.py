@@ -90,6 +90,8 @@ class Run:
         if config.algo == "masa-efficient" and config.steps <= config.gate_start:
             print(f"--steps {config.steps} is not above --gate-start {config.gate_start}: nothing will be "
                   "skipped or stopped")
+        if config.clone and not (config.algo == "masa-efficient" and config.meta_group_size):
+            print("--clone does nothing here: it is for --algo masa-efficient with predictions")
         if config.algo == "masa-efficient" and not config.audit_fraction:
             print("--audit-fraction 0: what is skipped or stopped is never looked at, so that a rule that is "
                   "trusted once is trusted for ever")
@@ -118,7 +120,7 @@ class Run:
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         if checkpointing:
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # fused: otherwise a step on a card copies all weights for a moment
+        # Fused, since otherwise a step on a card copies all weights for a moment.
         adamw = partial(torch.optim.AdamW, list(self.policy.parameters()), fused=on_card or None)
         self.optimizer = adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
         # Cloning has moments of its own: in the policy's, its gradients would drown those of the rewards.

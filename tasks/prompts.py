@@ -25,8 +25,7 @@ PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT)
 
 
 def solution_messages(problem: str, notions: Iterable[str] = (), instruction: str | None = None) -> list:
-    """The chat that asks for a solution of a problem's text, and passes on predicted notions if there are
-    any."""
+    """The chat that asks for a solution of a problem, with predicted notions if there are any."""
     hints = [HINT.replace("{notions}", ", ".join(notions))] if notions else []
     return [{"role": "user", "content": "\n\n".join([problem, *hints, instruction or SOLUTION])}]
 
@@ -45,7 +44,7 @@ def encode(tokenizer, messages: list[dict], thinking: bool = False) -> list[int]
     """
     if tokenizer.chat_template is None:
         ids = tokenizer("\n\n".join(message["content"] for message in messages) + "\n\n")["input_ids"]
-        # a text to go on with has not ended
+        # A text that is to go on has not ended.
         return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
 
     def fill(messages):
@@ -60,8 +59,7 @@ def encode(tokenizer, messages: list[dict], thinking: bool = False) -> list[int]
 
 
 def control_tokens(tokenizer) -> set[str]:
-    """The texts that become control tokens: those with a role, such as eos, and others, such as Llama's
-    headers."""
+    """The texts that become control tokens: those with a role (eos), and others (Llama's headers)."""
     return {*tokenizer.all_special_tokens,
             *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)}
 

@@ -265,3 +265,16 @@ def test_the_expert_has_the_best_notions_and_what_really_happened():
 
 def test_copyable_alone(run_alone):
     assert run_alone("rewards.py", "import rewards; print(rewards.difficulty_reward(4, [1, 0]))") == "1.0"
+
+
+@pytest.mark.parametrize("notion", ["boxed", r"\boxed", r"\boxed{", "so,", "the", "of the"])
+def test_neither_the_format_nor_function_words_are_free_notions(notion):
+    texts = [r"so the area of the disc is \boxed{4}, by the formula"] * 3
+    assert notion_reward([notion], "a disc", texts, [True] * 3) == 0.0
+
+
+def test_an_unreadable_prediction_is_no_expert():
+    broken, readable = MetaPrediction(), MetaPrediction(("area",), 8, 10)
+    assert correct_expert([broken], [0.0], [5, 7], [False, False]) is None
+    expert = correct_expert([broken, readable], [0.0, 0.0], [5, 7], [False, False])
+    assert expert == MetaPrediction(("area",), 0, 6)

@@ -346,8 +346,8 @@ def test_without_matplotlib_a_run_ends_without_pictures(tmp_path, problems, monk
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     monkeypatch.delitem(sys.modules, "lab.pictures", raising=False)
-    train("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 1, "--output",
-          tmp_path / "run")
+    train("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 1,
+          "--output", tmp_path / "run")
     assert "No pictures" in capsys.readouterr().out and (tmp_path / "run/after.json").exists()
     monkeypatch.delitem(sys.modules, "lab.pictures", raising=False)
 

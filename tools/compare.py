@@ -87,7 +87,8 @@ def run_all(arms, seeds, flags, output, results, jobs):
                 else:
                     command = ["true"]
                 log = open(folder.with_suffix(".log"), "a")
-                process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                process = subprocess.Popen(command, stdout=log, stderr=log, env=environment,
+                                           start_new_session=True)
                 running[process] = arm, seed, folder
             for process in [process for process in running if process.poll() is not None]:
                 arm, seed, folder = running.pop(process)
@@ -292,7 +293,7 @@ def main():
     try:
         if not args.report:
             run_all(args.arms, args.seeds, args.flags, args.output.resolve(), args.results, args.jobs)
-        report(args.results, args.arms, args.results.with_suffix(".png"))
+        report(args.results, args.arms, args.results.with_name("compare.png"))
     except ValueError as error:
         sys.exit(f"compare.py: {error}")
     except KeyboardInterrupt:
