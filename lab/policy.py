@@ -56,6 +56,8 @@ def load_policy(name, device="cpu", trust_remote_code=False):
 
         def render(tokenizer, text, meta):
             return encode(tokenizer, meta_messages(text, toy.BUDGET) if meta else solution_messages(text))
+        if torch.device(device).type == "cpu":      # a second thread makes so small a model slower, and much
+            torch.set_num_threads(1)                # slower on a busy machine, since threads that wait spin
         model, tokenizer = toy_model.load(PHRASES, render)
         return model.to(device), tokenizer
     check_name(name)
