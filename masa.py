@@ -187,7 +187,7 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
 
     # Audits: was a flagged group without variance, would a solution over its limit have been wrong?
     run.gate_audit.add([group.silent for group in groups if group.flagged],
-                       sum(group.silent and not group.flagged for group in groups),
+                       sum(group.silent and group.flagged is False for group in groups),
                        (config.audit_fraction or 1.0) if gating else 1.0)
     rows = [(length > limit, not right, cut) for group, limit in zip(groups, limits)
             for length, right, cut in zip(group.solutions.lengths, group.correct, group.cut)]
@@ -220,6 +220,8 @@ def gate(sampler: Sampler, run: Run, gating: bool) -> tuple[list[Group], list[Gr
             break
     if not kept:
         kept, skipped = skipped[:config.problems_per_step], skipped[config.problems_per_step:]
+        for group in kept:
+            group.flagged = None        # solved for want of others: no random sample for the audit
     return kept, skipped
 
 

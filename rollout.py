@@ -85,7 +85,7 @@ class Group:
     budgets, hints: of solutions 0, 1, ..., in turn: the most tokens it may take, notions for its prompt.
     metas, solutions: Rollouts of M and G rows, None until they are sampled. predictions: M of them. correct:
     the G grades. cut: which solutions the cutoff has stopped before their answer. features: [1, D], what
-    gating reads. flagged: would gating skip it?
+    gating reads. flagged: would gating skip it? None: it would, but nothing else was left to solve.
     """
     problem: Problem
     budgets: list[int]
@@ -96,7 +96,7 @@ class Group:
     correct: list[bool] = field(default_factory=list)
     cut: list[bool] = field(default_factory=list)
     features: Tensor | None = None
-    flagged: bool = False
+    flagged: bool | None = False
 
     @property
     def silent(self) -> bool:

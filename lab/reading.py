@@ -25,9 +25,14 @@ def states(sampler: Sampler, groups: list[Group]) -> Tensor:
     prompts = [encode(sampler.tokenizer, chat, sampler.thinking) for chat in chats]
     sampler.prefilled += sum(map(len, prompts))
     ids, mask = pad_rows(prompts, left=True, device=sampler.policy.device)
-    layers = read(sampler.policy, ids, mask, output_hidden_states=True).hidden_states
-    chosen = sorted({round(i * (len(layers) - 1) / 4) for i in (1, 2, 3, 4)})
-    return torch.cat([layers[i][:, -1].float() for i in chosen], 1).cpu()
+    size = max(1, (sampler.max_tokens or ids.numel()) // ids.shape[1] // 8)     # states outweigh tokens
+    found = []
+    for i in range(0, len(ids), size):
+        part = read(sampler.policy, ids[i:i + size], mask[i:i + size], output_hidden_states=True)
+        layers = part.hidden_states
+        chosen = sorted({round(j * (len(layers) - 1) / 4) for j in (1, 2, 3, 4)})
+        found.append(torch.cat([layers[j][:, -1].float() for j in chosen], 1).cpu())
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -255,7 +255,8 @@ class Run:
         torch.manual_seed(self.config.seed)
         samples = self.config.eval_samples
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.evaluate(self.sampler, self.held_out, samples, samples, description=description)
+            return self.evaluate(self.sampler, self.held_out, samples, samples, hints=self.config.hints,
+                                 description=description)
 
     def finish(self):
         """The last evaluation, the table, and the pictures."""

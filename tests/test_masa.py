@@ -4,6 +4,7 @@ on."""
 import itertools
 import random
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -547,3 +548,13 @@ def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
         assert [row["step"] for row in metrics] == [0, 1, 2] and "eval/accuracy" in metrics[1]
         assert ("meta/reward/notion" in metrics[0]) == (algo == "masa")
         assert metrics[2]["tokens_total"] == sum(row["tokens"] + row.get("meta/tokens", 0) for row in metrics)
+
+
+def test_what_is_solved_for_want_of_others_is_no_evidence(monkeypatch):
+    """Every problem is flagged and none let through: the first ones are solved, the audit learns nothing."""
+    config = Config(algo="masa-efficient", problems_per_step=2, gate_by="level")
+    stream = SimpleNamespace(draw=lambda n: [Problem(str(i), "p", "1") for i in range(n)])
+    run = SimpleNamespace(config=config, rng=SimpleNamespace(random=lambda: 1.0), stream=stream)
+    monkeypatch.setattr(masa, "flag", lambda _, groups, run: [setattr(g, "flagged", True) for g in groups])
+    kept, skipped = masa.gate(None, run, True)
+    assert len(kept) == 2 and len(skipped) == 6 and all(group.flagged is None for group in kept)

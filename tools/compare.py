@@ -272,7 +272,8 @@ def plot(curves, path):
             for run in runs.values():
                 axis.plot(run[:, column] / scale, run[:, 3], color=f"C{colour}", alpha=0.15, lw=0.7)
             mean = np.mean(list(runs.values()), axis=0)
-            axis.plot(mean[:, column] / scale, mean[:, 3], color=f"C{colour}", label=f"{arm} ({len(runs)} seeds)", lw=2)
+            axis.plot(mean[:, column] / scale, mean[:, 3], color=f"C{colour}", lw=2,
+                      label=f"{arm} ({len(runs)} seeds)")
     axes[0].set(xlabel="training step", ylabel="held-out accuracy")
     axes[1].set(xlabel="thousand tokens, sampled and read, predictions and audits included")
     axes[1].legend(frameon=False, fontsize=8)
