@@ -86,12 +86,10 @@ def train(config: Config) -> Run:
 
 @dataclass
 class Batch:
-    """What a step learns from.
+    """What a step learns from: N groups.
 
-    wasted: tokens sampled of problems that are not in it. metrics: what else is logged.
-
-    rewards: [N * G]. terms: N * M dicts of the three rewards. meta_rewards: what predictions are trained on,
-    [N * M].
+    wasted: tokens sampled of problems that are not in it. metrics: what else is logged. rewards: [N * G].
+    terms: N * M dicts of the three rewards. meta_rewards: [N * M], what predictions are trained on.
     """
     groups: list[Group]
     wasted: int = 0
@@ -168,7 +166,7 @@ def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
 # --- MASA-efficient: predict, skip, cut, solve --------------------------------------------------------------
 
 def predict_first(sampler: Sampler, run: Run) -> Batch:
-    """Skip what is hopeless or trivial, predict the rest, stop what rambles; learn how right that was.
+    """Skip hopeless and trivial problems, predict the rest, stop overlong solutions; audit all of it.
 
     Both rules are followed from step --gate-start on, as long as their audits trust them (ours), and then a
     random share of what they flag is let through, so that the audits go on (ours).
@@ -185,7 +183,8 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
         run.reader.add(torch.cat([group.features for group in groups]), counts)
         run.reader.fit()
 
-    # Audits: was a flagged group without variance, would a solution over its limit have been wrong?
+    # Audits: was a flagged group without variance, would a solution over its limit have been wrong? (For the
+    # first question a solution that was cut counts as wrong, which the second one watches.)
     run.gate_audit.add([group.silent for group in groups if group.flagged],
                        sum(group.silent and group.flagged is False for group in groups),
                        (config.audit_fraction or 1.0) if gating else 1.0)

@@ -114,6 +114,7 @@ class RunFolder:
         if changed:
             raise ValueError(f"{self.path} was started with other flags: {'; '.join(changed)}. Give the same "
                              "ones, or start another run with --output")
+        self.write_json("config.json", config)
 
     def close(self):
         """Leave the folder to others; the end of the process does so too."""

@@ -251,10 +251,10 @@ METRICS = {
     "cutoff/f1": "harmonic mean of the two",
     "cutoff/precision_lower": "as of the gate; above --cutoff-trust, the cutoff is on",
     "learning_rate": "of AdamW in this step",
-    "tokens_wasted": "sampled tokens of problems that are not in the batch: predictions of skipped ones, and "
-                     "solutions that dynamic sampling threw away",
+    "tokens_wasted": "sampled tokens of problems that are not in the batch: predictions and pilots of "
+                     "skipped ones, and solutions that dynamic sampling threw away",
     "tokens_total": "sampled tokens since the start: both paths, with audits and with wasted ones",
-    "tokens_prefilled": "prompt tokens read in the step; a prompt counts once for all its rollouts",
+    "tokens_prefilled": "tokens read in the step: a prompt once for all its rollouts, and what gating reads",
     "tokens_prefilled_total": "the same since the start",
     "tokens_per_second": "sampled tokens per second of the whole step",
     "seconds": "of the step, without evaluation and checkpoints",

@@ -79,14 +79,11 @@ def run_all(arms, seeds, flags, output, results, jobs):
             while todo and len(running) < jobs:
                 arm, seed = todo.pop(0)
                 folder = folder_of(output, arm, seed)
-                if not (folder / "after.json").exists():
-                    folder.parent.mkdir(parents=True, exist_ok=True)
-                    command = [sys.executable, str(ROOT / "masa.py"), *shlex.split(f"{ARMS[arm]} {flags}"),
-                               "--seed", str(seed), "--output", str(folder), "--show-every", "0"]
-                    command += ["--resume"] if (folder / "metrics.jsonl").exists() else []
-                    print(f"{time.strftime('%H:%M')} {arm}, seed {seed}", flush=True)
-                else:
-                    command = ["true"]
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                command = [sys.executable, str(ROOT / "masa.py"), *shlex.split(f"{ARMS[arm]} {flags}"),
+                           "--seed", str(seed), "--output", str(folder), "--show-every", "0"]
+                command += ["--resume"] if (folder / "metrics.jsonl").exists() else []
+                print(f"{time.strftime('%H:%M')} {arm}, seed {seed}", flush=True)
                 log = open(folder.with_suffix(".log"), "a")
                 process = subprocess.Popen(command, stdout=log, stderr=log, env=environment,
                                            start_new_session=True)
