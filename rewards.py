@@ -175,11 +175,12 @@ def correct_expert(predictions: list[MetaPrediction], notion_rewards: list[float
                    correct: list[bool], least: float = 0.2) -> MetaPrediction | None:
     """The prediction of a problem with the best notion reward, its numbers replaced by what really happened.
 
-    An expert of MASA's behaviour cloning: the policy is trained on `format_meta` of it, which earns the length
-    reward, and the difficulty reward as far as a count out of 8 can. predictions, notion_rewards: M. lengths,
-    correct: tokens and grades of the G solutions. The length is the mean of the right solutions, or of all if
-    none is right. None if no list of notions is readable, or if some solutions are right and no notion reward
-    is at least `least`. (Published cloning takes no expert where none is right: it never hears "0 of 8".)
+    An expert of MASA's behaviour cloning: the policy is trained on `format_meta` of it, which earns the
+    length reward, and the difficulty reward as far as a count out of 8 can. predictions, notion_rewards: M.
+    lengths, correct: tokens and grades of the G solutions. The length is the mean of the right solutions, or
+    of all if none is right. None if no list of notions is readable, or if some solutions are right and no
+    notion reward is at least `least`. (Published cloning takes no expert where none is right: it never hears
+    "0 of 8".)
     """
     readable = [i for i, prediction in enumerate(predictions) if prediction.notions is not None]
     best = max(readable, key=lambda i: notion_rewards[i], default=None)
