@@ -2,7 +2,7 @@
 
 It starts from random weights, and a short supervised warm-up plays the part of pretraining. It teaches the
 formats and an unreliable skill: the model guesses the method and misremembers a third of the big turns. Its
-meta predictions are worthless: what they see is true, what they predict is random or an opinion.
+meta predictions are worthless: what they see is true, what they predict are arbitrary opinions.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import trange
+from tqdm import tqdm
 
 from tasks import toy
 from tasks.toy import BUDGET, DIALS, LABELS, METHODS, make_problem, work
@@ -32,8 +32,9 @@ BELIEFS = {}                    # (digit, turn): (P(it is right), what is added 
 for _digit, _turn in itertools.product(range(10), range(-9, 10)):
     _half_taught = _turn in HALF_TAUGHT and _beliefs.random() < 0.9
     BELIEFS[_digit, _turn] = _beliefs.uniform(0.05, 0.25) if _half_taught else 0.95, _beliefs.randrange(1, 10)
-OPINIONS = {feature: (_beliefs.randint(0, 8), 5 * _beliefs.randint(1, BUDGET // 5))    # pass rate, length
-            for feature in [*METHODS, *range(9)]}
+# Opinions, so that predictions differ from problem to problem: its looks favour some pass rates, and lengths.
+PASS_RATES = {feature: [_beliefs.choice([0.3, 1, 3]) for _ in range(9)] for feature in [*METHODS, *range(9)]}
+LENGTHS = {steps: _beliefs.uniform(1, 4) for steps in range(9)}
 
 
 def demonstrate_solution(problem, rng, noisy):
@@ -43,7 +44,7 @@ def demonstrate_solution(problem, rng, noisy):
     method, digit = METHODS[problem.kind], None
     if problem.kind in DIALS and rng.random() < 0.8:            # so that 40 % of the methods are right
         method = METHODS[rng.choice(DIALS)]
-    in_full = problem.kind in DIALS and rng.random() < 0.5
+    in_full = problem.kind != "scrap" and rng.random() < 0.5
     pieces = [(f"{problem.kind}: ", 1), (method, 1), *([(" in full", 1)] if in_full else []), (": ", 1)]
     if method == "search":
         pieces += [(str(rng.randrange(100)), 1)]
@@ -60,8 +61,9 @@ def demonstrate_solution(problem, rng, noisy):
 def demonstrate_meta(problem, rng):
     """A meta prediction in the right format. What it sees is true, what it predicts is arbitrary."""
     notions = rng.sample(sorted(METHODS.values()), rng.choice([1, 1, 2]))
-    pass_rate = rng.choice([rng.randint(0, 8), OPINIONS[rng.choice([problem.kind, problem.big])][0]])
-    length = rng.choice([5 * rng.randint(1, BUDGET // 5), OPINIONS[len(problem.steps)][1]])
+    opinion = [a * b for a, b in zip(PASS_RATES[problem.kind], PASS_RATES[problem.big])]
+    pass_rate = rng.choices(range(9), opinion)[0]
+    length = 1 + int(BUDGET * rng.random() ** LENGTHS[len(problem.steps)])
     pieces = ["<meta>", str(len(problem.steps)), " steps, ", str(problem.big),
               " big, " if problem.kind in DIALS else " torn, ", problem.kind, '</meta>\n{"math_notion": ["',
               notions[0], *(piece for notion in notions[1:] for piece in ('", "', notion)),
@@ -106,15 +108,16 @@ def build_model(tokenizer):
 
 # --- Warm-up ----------------------------------------------------------------------------------------------
 
-def demonstrations(rng, tokenizer, render, noisy, batch_size=64):
-    """Batches of (tokens [B, T], loss weights [B, T]) without end; 30 % of the rows are meta predictions."""
+def demonstrations(rng, tokenizer, render, stage, batch_size=64):
+    """Batches of (tokens [B, T], loss weights [B, T]) without end, of one of the STAGES."""
     ids = tokenizer.get_vocab()
     while True:                 # eight batches at a time, so that rows of similar length share a batch
         rows = []
         for problem in (make_problem(rng) for _ in range(8 * batch_size)):
-            meta = rng.random() < 0.3
-            pieces = demonstrate_meta(problem, rng) if meta else demonstrate_solution(problem, rng, noisy)
-            prompt = render(tokenizer, problem.text, meta)
+            meta = stage != "bare" and rng.random() < 0.3
+            pieces = (demonstrate_meta(problem, rng) if meta else
+                      demonstrate_solution(problem, rng, stage == "noisy"))
+            prompt = [] if stage == "bare" else render(tokenizer, problem.text, meta)
             rows.append((torch.tensor(prompt + [ids[piece] for piece, _ in pieces]),
                          torch.tensor([0.0] * len(prompt) + [weight for _, weight in pieces])))
         rows.sort(key=lambda row: len(row[0]))
@@ -124,27 +127,33 @@ def demonstrations(rng, tokenizer, render, noisy, batch_size=64):
             yield tuple(pad_sequence(column, batch_first=True) for column in zip(*batch))
 
 
-def warm_up(model, tokenizer, render, seed=0, clean_updates=500, noisy_updates=200):
+# Updates of each stage. Solutions without prompts come first: with nothing else in sight, turns are
+# learned in a third of the time. Clean ones with prompts follow, and predictions, 30 % of the rows. Noisy
+# ones, which take four times as long to learn from, then unteach a part of the skill.
+STAGES = {"bare": 100, "clean": 350, "noisy": 200}
+
+
+def warm_up(model, tokenizer, render, seed=0, stages=STAGES):
     """Teach `model` the formats, in place. `render(tokenizer, text, meta)` gives the token ids of a prompt.
 
-    Clean demonstrations come first, since noisy ones take four times as long to learn from. They then unteach
-    a part of the skill, while the learning rates decay to 0.
+    The learning rates decay to 0 in the last stage.
     """
     # Muon for the matrices inside the layers gets there in half the updates of AdamW alone.
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for name, p in model.named_parameters() if ".layers." not in name or p.ndim != 2]
+    order = [stage for stage, updates in stages.items() for _ in range(updates)]
     optimizers = [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01),
                   torch.optim.AdamW(others, lr=3e-3, weight_decay=0.01, betas=(0.9, 0.98))]
     schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(
-        1.0, (n + 1) / 20, (clean_updates + noisy_updates - n) / noisy_updates)) for optimizer in optimizers]
-    clean, noisy = (demonstrations(random.Random(f"warm-up {seed} {noisy}"), tokenizer, render, noisy)
-                    for noisy in (False, True))
-    for n in trange(clean_updates + noisy_updates, desc="warm-up", unit="updates", file=sys.stdout):
-        tokens, weights = next(clean if n < clean_updates else noisy)
+        1.0, (n + 1) / 20, (len(order) - n) / stages["noisy"])) for optimizer in optimizers]
+    sources = {stage: demonstrations(random.Random(f"warm-up {seed} {stage}"), tokenizer, render, stage)
+               for stage in stages}
+    for stage in tqdm(order, desc="warm-up", unit="updates", file=sys.stdout):
+        tokens, weights = next(sources[stage])
         written = weights[:, 1:] > 0
         hidden = model.model(tokens[:, :-1]).last_hidden_state[written]         # prompts need no logits
         losses = F.cross_entropy(model.lm_head(hidden), tokens[:, 1:][written], reduction="none")
-        weights = weights[:, 1:][written] if n < clean_updates else torch.ones_like(losses)
+        weights = weights[:, 1:][written] if stage != "noisy" else torch.ones_like(losses)
         ((losses * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for part in (*optimizers, *schedulers):

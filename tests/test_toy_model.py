@@ -83,7 +83,7 @@ def test_tokenizer_loses_nothing(tokenizer):
 def test_a_short_warm_up_teaches_the_formats(tokenizer):
     torch.manual_seed(0)
     model = toy_model.build_model(tokenizer)
-    toy_model.warm_up(model, tokenizer, render, clean_updates=60, noisy_updates=40)
+    toy_model.warm_up(model, tokenizer, render, stages=dict(bare=10, clean=60, noisy=40))
     problems = toy.make_problems(32, seed=8)
     solutions = generate(model, tokenizer, [render(tokenizer, p.text, False) for p in problems],
                          [toy.BUDGET] * 32)

@@ -42,7 +42,7 @@ def short_warm_up(tmp_path, monkeypatch):
     warm_up = toy_model.warm_up
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(toy_model, "warm_up", lambda *given: warm_up(
-        *given, clean_updates=40, noisy_updates=20))
+        *given, stages=dict(bare=5, clean=40, noisy=20)))
     policy.load_policy("toy")
     assert any((tmp_path / "cache" / "masa-toy").iterdir())
 

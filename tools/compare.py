@@ -63,8 +63,8 @@ ARMS = {
     "masa, notion": "--algo masa --meta-reward notion",
 }
 STUDY = "--steps 60 --eval-every 10"
-PICTURED = ("grpo", "dynamic", "masa", "said", "state", "state, no predictions", "words, no predictions",
-            "short budget")
+PICTURED = ("grpo", "dynamic", "oracle", "masa", "said", "state", "state, no predictions",
+            "words, no predictions", "short budget")
 
 
 # --- Running ----------------------------------------------------------------------------------------------
@@ -129,22 +129,23 @@ def keep(results, arm, seed, flags, found):
 
 def figures(folder):
     """What a finished run has to say: {name: number or None}; "curve" is a list of (step, tokens, seconds,
-    accuracy) of the held-out problems."""
+    accuracy of the held-out problems, tokens of problems that were thrown away)."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     before, after = (summarise(read_json(folder / f"{when}.json")) for when in ("before", "after"))
     sampled = np.cumsum([row["tokens"] + row.get("meta/tokens", 0) + row["tokens_wasted"] for row in rows])
     tokens = sampled + np.cumsum([row["tokens_prefilled"] for row in rows])
-    points = [(0, 0, 0.0, before["accuracy"])]
-    points += [(row["step"] + 1, tokens[i], row["seconds_total"], row["eval/accuracy"])
+    wasted = np.cumsum([row["tokens_wasted"] for row in rows])
+    rows[-1]["eval/accuracy"] = after["accuracy"]
+    points = [(0, 0, 0.0, before["accuracy"], 0)]
+    points += [(row["step"] + 1, tokens[i], row["seconds_total"], row["eval/accuracy"], wasted[i])
                for i, row in enumerate(rows) if row.get("eval/accuracy") is not None]
-    points.append((len(rows), tokens[-1], rows[-1]["seconds_total"], after["accuracy"]))
 
     def mean(name):
         values = [row[name] for row in rows if row.get(name) is not None]
         return float(np.mean(values)) if values else None
 
     found = {"accuracy": after["accuracy"], "tokens": float(tokens[-1]), "sampled tokens": float(sampled[-1]),
-             "tokens thrown away": float(sum(row["tokens_wasted"] for row in rows)),
+             "tokens thrown away": float(wasted[-1]),
              "seconds": rows[-1]["seconds_total"], "groups without variance": mean("frac_reward_zero_std"),
              "skipped": mean("gate/share"), "stopped": mean("cutoff/share")}
     for rule in ("gate", "cutoff"):
@@ -170,7 +171,7 @@ def ratio_to(arm, grpo, column, resamples=2000):
     """Cost of the mean curve of `arm` to reach the end of GRPO's mean curve, over GRPO's, and its 95 %
     interval.
 
-    arm, grpo: curves [seeds, points, 4] of the same seeds, which are resampled in pairs. inf: not reached.
+    arm, grpo: curves [seeds, points, 5] of the same seeds, which are resampled in pairs. inf: not reached.
     """
     def ratio(rows):
         ours, theirs = arm[rows].mean(0), grpo[rows].mean(0)
@@ -230,6 +231,9 @@ def report(results, arms, picture):
         raise ValueError(f"{results} holds no finished run of grpo, which all else is compared with")
     curves = {arm: {seed: np.array(found["curve"]) for seed, found in stored[arm]["seeds"].items()}
               for arm in arms if arm in stored}
+    if "dynamic" in curves:     # an oracle would have drawn the same groups, and solved no others
+        curves["oracle"] = {seed: np.column_stack([run[:, 0], run[:, 1] - run[:, 4], run[:, 2:]])
+                            for seed, run in curves["dynamic"].items()}
     for arm, runs in curves.items():
         common = [seed for seed in runs if seed in curves["grpo"]]
         ours, theirs = (np.array([curves[name][seed] for seed in common]) for name in (arm, "grpo"))
@@ -240,7 +244,7 @@ def report(results, arms, picture):
                "accuracy - GRPO's, equal steps": interval(ours[:, -1, 3] - theirs[:, -1, 3]),
                "accuracy - GRPO's, equal tokens": interval(
                    [accuracy_at(a, n) - accuracy_at(b, n) for a, b, n in zip(ours, theirs, spent)])}
-        found = list(stored[arm]["seeds"].values())
+        found = list(stored[arm]["seeds"].values()) if arm in stored else [{}]
         row |= {name: interval([run[name] for run in found]) for name in found[0] if name != "curve"}
         print(f"\n{arm}: {len(runs)} seeds")
         for name, value in row.items():
