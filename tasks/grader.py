@@ -20,10 +20,9 @@ docs/grading.md lists the conventions. To use it elsewhere, copy this file and l
 import math
 import operator
 import re
-from bisect import bisect_right
 from contextlib import suppress
 from fractions import Fraction
-from functools import lru_cache, partial, reduce
+from functools import lru_cache
 from hashlib import sha256
 
 import mpmath
@@ -267,14 +266,11 @@ def proportional(a, b):
     return all(close(x * y0, y * x0) for x, y in found)
 
 
-# --- Sets of real numbers: sorted cuts, (5, 0) before 5 and (5, 1) behind, inside after the 1st, 3rd, ... --
+# --- Sets of real numbers: equal if they hold the same of all ends of intervals and the numbers beside -----
 
-ALL = ((-math.inf, 1), (math.inf, 0))
-UNITE = {"\\cup": operator.or_, "\\cap": operator.and_, "\\setminus": operator.gt, ";": operator.or_,
-         "set": operator.or_, ",": operator.and_, "rel": operator.and_}
-RAYS = {"<": lambda x: (ALL[0], (x, 0)), "\\le": lambda x: (ALL[0], (x, 1)), "=": lambda x: ((x, 0), (x, 1)),
-        ">": lambda x: ((x, 1), ALL[1]), "\\ge": lambda x: ((x, 0), ALL[1]),
-        "\\ne": lambda x: combined(operator.gt, ALL, RAYS["="](x))}
+COMPARE = {"<": operator.lt, ">": operator.gt, "\\le": operator.le, "\\ge": operator.ge, "=": operator.eq,
+           "\\ne": operator.ne}
+UNITE = {"\\cup": any, ";": any, "\\cap": all, ",": all, "\\setminus": lambda pair: pair == [True, False]}
 
 
 def same_set(a, b):
@@ -286,61 +282,52 @@ def same_set(a, b):
     variable = variables.pop() if len(variables) == 1 else ""
     found, needed = 0, 2 if (symbols(a) | symbols(b)) - {variable} else 1
     for point in range(POINTS if needed > 1 else 1):
-        with suppress(Refused, KeyError, ValueError):
-            if as_set(a, variable, point) != as_set(b, variable, point):
+        with suppress(Refused, KeyError):
+            ends = {*range(32)}                                         # some numbers for sets of letters
+            in_a, in_b = (as_set(tree, variable, point, ends) for tree in (a, b))
+            if any(in_a(x) != in_b(x) for end in ends for x in (end - 1, end, end + 1)):
                 return False
             found += 1
     return True if found >= needed else None
 
 
-def combined(inside, a, b):
-    """The numbers of which inside(is it in a?, is it in b?) is true."""
-    cuts = []
-    for cut in sorted({*a, *b}):
-        if inside(bisect_right(a, cut) % 2, bisect_right(b, cut) % 2) != len(cuts) % 2:
-            cuts.append(cut)
-    return tuple(cuts)
-
-
-def as_set(tree, variable, point):
-    """The cuts of a tree at a point. A letter is a set of 32 intervals at random."""
+def as_set(tree, variable, point, ends):
+    """The function that says if a set holds a number of `place`. Adds the ends of its intervals to `ends`."""
     kind, *parts = tree
     if tree == "\\reals":
-        return ALL
-    if isinstance(tree, str) and SYMBOL.fullmatch(tree):
-        bits = 2 * chance(tree, point)
-        return tuple((k * STEPS, 0) for k in range(34) if (bits ^ bits << 1) >> k & 1)
-    if kind in INTERVALS and len(parts) == 2 and place(parts[0], point) < place(parts[1], point):
-        return (place(parts[0], point), kind[0] == "("), (place(parts[1], point), kind[1] == "]")
+        return lambda x: True
+    if isinstance(tree, str) and SYMBOL.fullmatch(tree):                        # of a letter, chance decides
+        return lambda x: chance(f"{tree} {x}", point) % 2 == 1
     if kind == "set":
-        sets = [(), *(RAYS["="](place(part, point)) for part in parts)]
-    elif kind == "rel":
-        sets = [ray(*link, variable, point) for link in zip(parts[::2], parts[1::2], parts[2::2])]
-    elif kind in SET_OPERATIONS or (kind in (",", ";") and all(x[0] == "rel" and (kind == ";" or "=" not in x)
-                                                              for x in parts)):
-        sets = [as_set(part, variable, point) for part in parts]
-    else:
-        raise Refused("no set")
-    return reduce(partial(combined, UNITE[kind]), sets)
+        return [place(part, point, ends) for part in parts].__contains__
+    if kind in INTERVALS and len(parts) == 2:
+        low, high = (place(part, point, ends) for part in parts)
+        if low < high:
+            return lambda x: low < x < high or (x == low and kind[0] == "[") or (x == high and kind[1] == "]")
+    if kind == "rel" and parts[:2] == [variable, "\\in"] and len(parts) == 3:
+        return as_set(parts[2], variable, point, ends)
+    if kind == "rel" and len(parts) == 3 and variable in parts:
+        sides = [side if side == variable else place(side, point, ends) for side in parts[::2]]
+        return lambda x: COMPARE[parts[1]](*(x if side == variable else side for side in sides))
+    if kind == "rel" and len(parts) > 3:
+        kind, parts = ",", [("rel", *link) for link in zip(parts[::2], parts[1::2], parts[2::2])]
+    elif kind not in SET_OPERATIONS and not (kind in (",", ";") and all(
+            part[0] == "rel" and (kind == ";" or "=" not in part) for part in parts)):
+        raise Refused("no set of real numbers")
+    sets = [as_set(part, variable, point, ends) for part in parts]
+    return lambda x: UNITE[kind]([holds(x) for holds in sets])
 
 
-def ray(left, relation, right, variable, point):
-    """The numbers x for which x < 5, or 5 > x, or x is in (0, 1)."""
-    if left != variable:
-        left, relation, right = right, MIRRORED.get(relation, relation), left
-    if left != variable:
-        raise Refused("no variable")
-    return as_set(right, variable, point) if relation == "\\in" else RAYS[relation](place(right, point))
-
-
-def place(tree, point):
+def place(tree, point, ends):
     """Where a real number lies, in steps of 10^-400: finer than an answer of 400 characters can write."""
     if tree in ("\\infty", ("*", "-1", "\\infty")):
         return math.inf if tree == "\\infty" else -math.inf
     x = value_at(tree, point if symbols(tree) else 0)
     if x is None or x.imag:
         raise Refused("no real number")
-    return floor(x * STEPS + Fraction(1, 2) if isinstance(x, Fraction) else x * STEPS + 0.5)
+    found = floor(x * STEPS + (Fraction(1, 2) if isinstance(x, Fraction) else 0.5))
+    ends.add(found)
+    return found
 
 
 # --- The values of formulas: exact fractions as long as may be, then 500 digits ---------------------------
