@@ -143,7 +143,7 @@ def without_label(tree, unknowns=frozenset()):
 
 def is_label(side, is_number, unknowns):
     """Is this side of an equation no more than the name of what is on the other side?"""
-    if name(side) or side[0] == "text" or (side[0] == ":" and all(map(name, side[1:]))):
+    if name(side) or "text" in flat(side) or (side[0] == ":" and all(map(name, side[1:]))):
         return True
     if side[0] == "" and side[1] in APPLIED and len(side) == 3 and isinstance(side[2], tuple):
         return True

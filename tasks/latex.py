@@ -283,10 +283,7 @@ BINDING = dict.fromkeys([END, ")", "]", "}", "\\}", "\\end", "\\rvert", "\\rfloo
 
 
 def read(tokens):
-    """The tree of an answer. What cannot be read is a text, alone or as a side of an equation.
-
-    Refused if it asks for too much work.
-    """
+    """The tree of an answer; it is a text if it cannot be read. Refused if it asks for too much work."""
     slow = [token for token in tokens if token in ("^", "!", "\\sqrt") or token.split("_")[0] in FUNCTIONS]
     nested = [token for token in tokens if token in CLOSING]
     if len(tokens) > MAX_TOKENS or len(slow) > MAX_OPERATIONS or len(nested) > MAX_BRACKETS:
@@ -294,24 +291,13 @@ def read(tokens):
     try:
         return parse(tokens)
     except (Refused, IndexError):
-        sides, depth = [[]], 0
-        for token in tokens:
-            depth += token in CLOSING
-            depth -= BINDING.get(token) == 0
-            if token == "=" and depth == 0:
-                sides.append([])
-            else:
-                sides[-1].append(token)
-        if len(sides) == 1:
-            return "text", *without_braces(tokens)
-        trees = [read(side) for side in sides]
-        return "rel", trees[0], *(part for tree in trees[1:] for part in ("=", tree))
+        return plain(tokens)
 
 
-def without_braces(tokens):
-    """The tokens without the braces around a single one, as in ^{3}."""
+def plain(tokens):
+    """A text: the tokens without the braces around a single one, as in ^{3}."""
     lone = {i for i in range(len(tokens) - 2) if tokens[i] == "{" and tokens[i + 2] == "}"}
-    return [token for i, token in enumerate(tokens) if i not in lone and i - 2 not in lone]
+    return "text", *(token for i, token in enumerate(tokens) if i not in lone and i - 2 not in lone)
 
 
 def parse(tokens):
@@ -366,7 +352,11 @@ def atom(tokens):
         return "^", ("/", (name, x), (name, parse(tokenise(base)))) if base else (name, x), exponent
     if token[0] in ".0123456789" or token in CONSTANTS or SYMBOL.fullmatch(token):
         return token
-    raise Refused(f"unknown {token}")
+    found, depth = [token], 0                   # \int_0^1 x dx is a text, up to = or to the end of a bracket
+    while depth or (tokens[-1] != "=" and BINDING.get(tokens[-1]) != 0):
+        depth += (tokens[-1] in CLOSING) - (BINDING.get(tokens[-1]) == 0)
+        found.append(tokens.pop())
+    return plain(found)
 
 
 def bracket(opening, tree, closing):
