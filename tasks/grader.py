@@ -133,7 +133,7 @@ def without_label(tree, unknowns=frozenset()):
         return kind, *(without_label(part, unknowns) for part in tree[1:])
     sides, links = tree[1::2], tree[2::2]
     if tree[0] != "rel" or not {"=", "\\approx"}.issuperset(links):
-        return sides[1] if links == ("\\in",) and name(sides[0]) and sides[1][0] == "set" else tree
+        return tree
     exact = links.index("\\approx") + 1 if "\\approx" in links else len(sides)
     is_number = any(not symbols(side) and value_at(side, 0) for side in sides)
     values = [side for side in sides[:exact] if not is_label(side, is_number, unknowns)]
@@ -177,9 +177,6 @@ def without_units(tree):
     if kind == "/" and is_unit(parts[1]) and not is_unit(parts[0]):
         known = all(unit(token[1:])[1][0] != '"' for token in flat(parts[1]) if token.startswith('"'))
         return bare[0] if known or bare[0] != parts[0] else tree
-    if kind in ("+", "-"):
-        ours, theirs = ({token for token in flat(part) if token[:1] == '"'} for part in parts)
-        return tree if ours and theirs and ours != theirs else (kind, *bare)
     return kind, *bare
 
 
@@ -461,19 +458,16 @@ def floor(x):
     return Fraction(math.floor(x) if isinstance(x, Fraction) else int(REAL.floor(x + NOISE)))
 
 
-@lru_cache(1000)
-def factorial(x):
-    """x!, within a millisecond."""
-    if not 0 <= x <= 3000 or x != int(x):
+def whole(x, limit):
+    """A number as an int, if it is a whole one from 0 to `limit`."""
+    if not 0 <= x <= limit or x != int(x):
         raise Refused("no whole number, or one too large")
-    return Fraction(math.factorial(int(x)))
+    return int(x)
 
 
 def binomial(n, k):
     """n over k for whole k, but any n."""
-    if not 0 <= k <= 60 or k != int(k):
-        raise Refused("no whole number, or one too large")
-    return math.prod(n - j for j in range(int(k))) / math.factorial(int(k))
+    return math.prod(n - j for j in range(whole(k, 60))) / math.factorial(int(k))
 
 
 def guarded(function, limit=1e6):
@@ -492,9 +486,9 @@ def guarded(function, limit=1e6):
 VALUES = {"i": REAL.mpc(0, 1), "e": +REAL.e, "\\pi": +REAL.pi}
 OPERATIONS = {
     "+": add, "-": lambda x, y: add(x, -y), "*": operator.mul, "": lambda *xs: math.prod(xs), "^": power,
-    "/": operator.truediv, "\\binom": binomial, "\\lvert": abs, "\\abs": abs, "!": factorial,
-    "\\sqrt": lambda n, x: power(x, 1 / n), "%": lambda x: x / 100, "\\lfloor": floor,
-    "\\lceil": lambda x: -floor(-x)}
+    "/": operator.truediv, "\\binom": binomial, "\\lvert": abs, "\\abs": abs,
+    "!": lambda x: Fraction(math.factorial(whole(x, 3000))), "\\sqrt": lambda n, x: power(x, 1 / n),
+    "%": lambda x: x / 100, "\\lfloor": floor, "\\lceil": lambda x: -floor(-x)}
 EXACT = OPERATIONS.keys() - {"\\sqrt"}          # of fractions a fraction, or nearly so
 OPERATIONS |= {
     "°": lambda x: x * REAL.pi / 180, "\\ln": REAL.ln, "\\log": lambda x: REAL.ln(x) / REAL.ln(10),

@@ -249,9 +249,9 @@ def spelled(text):
     """The readings of a text that is no choice."""
     for pattern, replacement in SPELLINGS:
         text = pattern.sub(replacement, text)
-    is_tuple = re.search(r"[(\[]|\\\{", text)
-    number = (ZEROS if is_tuple else THOUSANDS).sub(lambda match: match[0].replace(",", ""), text)
-    list_ = number if ",0" in text else text                # 1,000 is no list, nor is (1,000, 2) one of three
+    joined = lambda match: match[0].replace(",", "")
+    list_ = ZEROS.sub(joined, text)                         # 1,000 is no list, nor is (1,000, 2) one of three
+    number = list_ if re.search(r"[(\[]|\\\{", text) else THOUSANDS.sub(joined, text)
     length = re.sub(AFTER_NUMBER, partial(words_after_number, letters=True), number)
     return [tokenise(reading) for reading in dict.fromkeys([number, list_, length])]
 
@@ -371,9 +371,9 @@ def bracket(opening, tree, closing):
         return opening, tree
     if tree[0] in (",", ";") and opening != "{":
         return opening + closing, *items(tree)
-    if opening + closing in ("()", "[]", "{}"):
-        return tree
-    raise Refused("half an interval")
+    if opening + closing in ("(]", "[)"):
+        raise Refused("half an interval")
+    return tree
 
 
 def join(token, left, right):
