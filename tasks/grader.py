@@ -74,15 +74,6 @@ def trees(found):
             yield read(tokens)
 
 
-def number(text):
-    """The value of a lone number as a float, its unit left out, or None. Never raises."""
-    try:
-        tree = without_units(without_label(read(readings(text)[0])))
-        return None if symbols(tree) else float(value(tree, 0, True))
-    except Exception:
-        return None
-
-
 # --- What dresses an answer -------------------------------------------------------------------------------
 
 def same_answer(a, b):

@@ -126,7 +126,7 @@ def words_after_number(match, letters=False):
 
 BASES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11)))
 NAME = r"[a-zA-Z]+(?:\^?\{?-?\d\}?)?"
-AFTER_NUMBER = rf"(?<=[\d}})°])(?:\s|~|\\[ ,;:!])*{NAME}(?:(?:\s*[/*]\s*|\s+){NAME})*"
+AFTER_NUMBER = rf"(?<=[\d}})°])(?![eE][-+]?\d)(?:\s|~|\\[ ,;:!])*{NAME}(?:(?:\s*[/*]\s*|\s+){NAME})*"
 PARTS = {                   # of the patterns below: _ is a space, INSIDE what braces hold
     "_": r"(?:\s|~|\\[ ,;:!])", "INSIDE": r"((?:[^{}]|\{[^{}]*\})*)", "GROUP": r"(\{[^{}]*\}|\w)",
     "BASES": "|".join(BASES), "WORDS": "|".join(WORDS),
