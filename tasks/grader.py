@@ -358,12 +358,11 @@ def equal_values(a, b):
 
 
 def close(x, y):
-    return x == y if isinstance(x, Fraction) and isinstance(y, Fraction) else (
-        abs(inexact(x) - inexact(y)) <= NOISE * max(abs(inexact(x)), abs(inexact(y))))
-
-
-def inexact(x):
-    return REAL.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
+    """Are two values equal, exactly as fractions, else but for noise?"""
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x == y
+    x, y = REAL.convert(x), REAL.convert(y)
+    return abs(x - y) <= NOISE * max(abs(x), abs(y))
 
 
 def value(tree, point, real):
@@ -380,10 +379,10 @@ def value(tree, point, real):
         return int(parts[0], int(parts[1][5:])) * symbol('"base', point)
     xs = [value(part, point, real) for part in parts]
     if kind not in EXACT or not all(isinstance(x, Fraction) for x in xs):
-        xs = map(inexact, xs)
+        xs = map(REAL.convert, xs)
     x = OPERATIONS[kind](*xs)
     if isinstance(x, Fraction):
-        return x if max(x.numerator.bit_length(), x.denominator.bit_length()) < MAX_BITS else inexact(x)
+        return x if max(x.numerator.bit_length(), x.denominator.bit_length()) < MAX_BITS else REAL.convert(x)
     if (real and abs(x.imag) > NOISE * abs(x)) or abs(REAL.mag(x or 1)) > 1e6:
         raise Refused("not real, or of over 10^6 bits")
     return x
@@ -400,7 +399,7 @@ def symbol(token, point):
         return VALUES[token]
     if token[0] == '"':
         factor, base = unit(token[1:])
-        return factor.numerator * REAL.mpf(chance(base, point) % 997 + 1) / factor.denominator
+        return REAL.mpf(factor) * (chance(base, point) % 997 + 1)
     if SYMBOL.fullmatch(token):
         number = chance(token, point)
         if point < 2:
@@ -436,7 +435,7 @@ def power(x, y):
         bits = max(x.numerator.bit_length(), x.denominator.bit_length())
         if y.denominator == 1 and (x or y > 0) and abs(y) * bits < MAX_BITS:
             return x ** int(y)
-        x, y = inexact(x), inexact(y)
+        x, y = REAL.convert(x), REAL.convert(y)
     if (not x and not y > 0) or not abs(y) * (1 + abs(REAL.mag(x or 1))) < 1e6:
         raise Refused("division by zero, or a power too large")
     root = REAL.nint(1 / y) if abs(y) > 1e-6 and not y.imag else 0
@@ -456,11 +455,6 @@ def whole(x, limit):
     return int(x)
 
 
-def binomial(n, k):
-    """n over k for whole k, but any n."""
-    return math.prod(n - j for j in range(whole(k, 60))) / math.factorial(int(k))
-
-
 def guarded(function, limit=1e6):
     """The same function, but refusing large arguments and poles, which are slow or noise."""
     @lru_cache(1000)
@@ -477,7 +471,8 @@ def guarded(function, limit=1e6):
 VALUES = {"i": REAL.mpc(0, 1), "e": +REAL.e, "\\pi": +REAL.pi}
 OPERATIONS = {
     "+": add, "-": lambda x, y: add(x, -y), "*": operator.mul, "": lambda *xs: math.prod(xs), "^": power,
-    "/": operator.truediv, "\\binom": binomial, "\\lvert": abs, "\\abs": abs,
+    "/": operator.truediv, "\\lvert": abs, "\\abs": abs,
+    "\\binom": lambda n, k: math.prod(n - j for j in range(whole(k, 60))) / math.factorial(whole(k, 60)),
     "!": lambda x: Fraction(math.factorial(whole(x, 3000))), "\\sqrt": lambda n, x: power(x, 1 / n),
     "%": lambda x: x / 100, "\\lfloor": floor, "\\lceil": lambda x: -floor(-x)}
 EXACT = OPERATIONS.keys() - {"\\sqrt"}          # of fractions a fraction, or nearly so

@@ -81,7 +81,7 @@ CHANGING = frozenset("""not no never none nor neither isn doesn don aren is are 
     above below between half halved twice double doubled triple tripled quarter zero one two three four five
     six seven eight nine ten even odd prime times mod where if unknown undefined nan million billion k M B
     bn""".split())
-UNITS = {prefix + base: (Fraction(factor), base)
+UNITS = {prefix + base: (factor, base)
          for base in "m g s L W V J N A Pa Hz Ω F C K T eV mol $ € £ ₹".split()
          for prefix, factor in zip(["", *"kcmdMGμn"], "1 1e3 .01 .001 .1 1e6 1e9 1e-6 1e-9".split())}
 for line in """1 m meter metre, 1e3 m kilometer kilometre, .01 m centimeter centimetre, .001 m millimeter,
@@ -90,13 +90,14 @@ for line in """1 m meter metre, 1e3 m kilometer kilometre, .01 m centimeter cent
     453.59237 g lb pound, 28.349523125 g oz ounce, 1 L liter litre, 1 C celsius fahrenheit, 1 W watt,
     1 V volt, 1 J joule, 1 N newton, 1 Hz hertz, 1 Pa pascal, 1 Ω ohm, 1 K kelvin, 1 $ usd dollar,
     .01 $ cent, 1 € eur euro, 1 ₹ inr rs rupee, 1 £ gbp""".split(","):
-    UNITS |= dict.fromkeys(line.split()[2:], (Fraction(line.split()[0]), line.split()[1]))
+    factor, base, *words = line.split()
+    UNITS |= dict.fromkeys(words, (factor, base))
 
 
 def unit(word):
-    """(factor, base unit) of a word: cm is (1/100, m), a word that is no known unit (1, itself in quotes)."""
+    """(factor, base unit) of a word: cm is (".01", "m"), an unknown unit 1 times itself in quotes."""
     singular = re.sub("(?<=..)s$", "", word.lower())
-    return UNITS.get(word) or UNITS.get(singular) or (Fraction(1), f'"{singular}"')
+    return UNITS.get(word) or UNITS.get(singular) or ("1", f'"{singular}"')
 
 
 # --- From text to tokens ----------------------------------------------------------------------------------
