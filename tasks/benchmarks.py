@@ -70,10 +70,11 @@ def columns(question, answer, level=None):
 
 
 def choice(question, options, right, context=""):
-    """A multiple-choice problem from its parts. right: index or letter. Options may carry letters: A) ..."""
+    """A multiple-choice problem. right: letter, index or text of an option. Options may carry letters."""
+    if isinstance(right, str) and len(right.strip(" ().")) > 1:
+        right = list(options).index(right)
     options = [re.sub(r"^\s*\(?[A-Z][).:]\s*", "", str(option)) for option in options]
-    letter = right if isinstance(right, str) else LETTERS[right]
-    letter = letter.strip().strip("().").upper()
+    letter = (right if isinstance(right, str) else LETTERS[right]).strip(" ().").upper()
     if not 2 <= len(options) <= len(LETTERS) or letter not in LETTERS[:len(options)]:
         raise ValueError("no answer among its options")
     listed = "\n".join(f"{LETTERS[i]}) {option}" for i, option in enumerate(options))
@@ -81,13 +82,9 @@ def choice(question, options, right, context=""):
 
 
 def read_logic(row):
-    """context (if any), question, options; an answer that is a letter, an index, or the text of an option."""
-    options, answer = row["options"], row["answer"]
-    if isinstance(options, dict):
-        options = list(options.values())
-    if isinstance(answer, str) and len(answer.strip(" ().")) > 1 and answer in options:
-        answer = options.index(answer)
-    return choice(row["question"], options, answer, row.get("context") or "")
+    """context (if any), question, options as a list or by their letters, answer as in `choice`."""
+    options = row["options"].values() if isinstance(row["options"], dict) else row["options"]
+    return choice(row["question"], options, row["answer"], row.get("context") or "")
 
 
 def read_gpqa(row):
@@ -104,10 +101,9 @@ def read_arc(row):
 
 def read_folio(row):
     premises = row["premises"] if isinstance(row["premises"], str) else "\n".join(row["premises"])
-    labels = ["True", "False", "Uncertain"]
     label = "Uncertain" if row["label"] == "Unknown" else row["label"]
     question = f"By these premises, is the statement true, false or uncertain?\n{row['conclusion']}"
-    return choice(question, labels, labels.index(label), premises)
+    return choice(question, ["True", "False", "Uncertain"], label, premises)
 
 
 def read_bbh(row):

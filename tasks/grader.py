@@ -194,8 +194,6 @@ def same(a, b):
     kinds = {tree[0] if tree[0] in STRUCTURES else "" for tree in (a, b)}
     if a == b or kinds == {""}:
         return a == b or same_formula(a, b)
-    if "text" in kinds:
-        return False
     if kinds == {"rel"}:
         return same_relation(a, b)
     if ":" in kinds:                                # 1:2 is 1/2, and 1:2:3 is 1/3, 2/3; but 3:1 is not 3
