@@ -15,12 +15,13 @@ import random
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from tasks import livecodebench, sandbox
-from tasks.grader import equal, grade, last_boxed
-from tasks.grader import number as value_of
+from tasks.grader import grade, last_boxed, pairs, read, readings, trees, without_label, without_units
 from tasks.problems import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -69,10 +70,11 @@ def columns(question, answer, level=None):
 
 
 def choice(question, options, right, context=""):
-    """A multiple-choice problem from its parts. right: index or letter. Options may carry letters: A) ..."""
+    """A multiple-choice problem. right: letter, index or text of an option. Options may carry letters."""
+    if isinstance(right, str) and len(right.strip(" ().")) > 1:
+        right = list(options).index(right)
     options = [re.sub(r"^\s*\(?[A-Z][).:]\s*", "", str(option)) for option in options]
-    letter = right if isinstance(right, str) else LETTERS[right]
-    letter = letter.strip().strip("().").upper()
+    letter = (right if isinstance(right, str) else LETTERS[right]).strip(" ().").upper()
     if not 2 <= len(options) <= len(LETTERS) or letter not in LETTERS[:len(options)]:
         raise ValueError("no answer among its options")
     listed = "\n".join(f"{LETTERS[i]}) {option}" for i, option in enumerate(options))
@@ -80,13 +82,9 @@ def choice(question, options, right, context=""):
 
 
 def read_logic(row):
-    """context (if any), question, options; an answer that is a letter, an index, or the text of an option."""
-    options, answer = row["options"], row["answer"]
-    if isinstance(options, dict):
-        options = list(options.values())
-    if isinstance(answer, str) and len(answer.strip(" ().")) > 1 and answer in options:
-        answer = options.index(answer)
-    return choice(row["question"], options, answer, row.get("context") or "")
+    """context (if any), question, options as a list or by their letters, answer as in `choice`."""
+    options = row["options"].values() if isinstance(row["options"], dict) else row["options"]
+    return choice(row["question"], options, row["answer"], row.get("context") or "")
 
 
 def read_gpqa(row):
@@ -96,10 +94,6 @@ def read_gpqa(row):
     return choice(row["Question"], [options[i].strip() for i in order], order.index(0))
 
 
-def read_rbench(row):
-    return choice(row["question"], [row[letter] for letter in "ABCDEF"], row["answer"])
-
-
 def read_arc(row):
     labels = list(row["choices"]["label"])
     return choice(row["question"], row["choices"]["text"], labels.index(row["answerKey"]))  # some are 1 to 4
@@ -107,10 +101,9 @@ def read_arc(row):
 
 def read_folio(row):
     premises = row["premises"] if isinstance(row["premises"], str) else "\n".join(row["premises"])
-    labels = ["True", "False", "Uncertain"]
     label = "Uncertain" if row["label"] == "Unknown" else row["label"]
     question = f"By these premises, is the statement true, false or uncertain?\n{row['conclusion']}"
-    return choice(question, labels, labels.index(label), premises)
+    return choice(question, ["True", "False", "Uncertain"], label, premises)
 
 
 def read_bbh(row):
@@ -164,32 +157,17 @@ def grade_letter(completion, problem):
     return bool(match) and match[1].upper() == problem.answer
 
 
-NUMBER = re.compile(r"""\s* \$? \s* (
-    [-+−]? \s* [\d.,]+ (?: \s* (?:\\times|\\cdot|×|\*) \s* 10 \s* \^ \s* (?:\{\s*[-+−]?\d+\s*\} | -?\d)
-                       | [eE][-+]?\d+ )?
-    ) (.*)""", re.DOTALL | re.VERBOSE)
-
-
 def grade_science(completion, problem):
-    """Is the boxed number within 5 % of the right one, and its unit, if any, the one that was asked for?
-
-    Units are compared as written or as formulas, not converted: 5 km are not 5000 m.
-    """
-    box = (last_boxed(completion) or "")[:400]
-    ours, (number, _, unit) = NUMBER.match(box), problem.answer.partition(" ")
-    found, right = (value_of(text) for text in (ours[1] if ours else "", number))
-    if found is None or right is None or abs(found - right) > SCIENCE_TOLERANCE * abs(right):
-        return False
-    written, wanted = (plain_unit(text) for text in (ours[2], unit))
-    return (not written or not wanted or written == wanted
-            or equal(f"1\\text{{ {written}}}", f"1\\text{{ {wanted}}}"))
-
-
-def plain_unit(text):
-    r"""A unit without LaTeX: \mathrm{~kJ} \mathrm{~mol}^{-1}, \text{ kJ/mol} become kJ mol^-1, kJ/mol."""
-    text = re.sub(r"\\(?:text|mathrm|operatorname|rm|left|right|[ ,;!])|[~${}]", " ", text)
-    text = re.sub(r"\\(?:cdot|times)|\*|·", " ", text)
-    return re.sub(r"\s*([/^])\s*", r"\1", " ".join(text.split())).strip(" .")
+    """Is the boxed number within 5 % of the right one, and its unit, if any, one of what was asked for?"""
+    number, _, unit = problem.answer.partition(" ")
+    with suppress(Exception):                       # as in the grader: what cannot be judged is wrong
+        right, ours = read(readings(number)[0]), trees(readings(last_boxed(completion)))
+        for tree, wanted in product(map(without_label, ours), trees(readings(problem.answer))):
+            bare = without_units(tree)
+            found = list(pairs(tree, wanted) if unit and bare != tree else pairs(bare, right))
+            if found and all(abs(x - y) <= SCIENCE_TOLERANCE * abs(y) for x, y in found):
+                return True
+    return False
 
 
 def last_block(completion):
@@ -221,27 +199,26 @@ def load_benchmark(source, limit=None, allow_code_execution=False):
     no access or network, wrong columns, code that may not be executed.
     """
     name, _, file = source.partition("=")
-    days = name.removeprefix("livecodebench@") if name.startswith("livecodebench@") else ""
-    if days:
-        name, within = "livecodebench", livecodebench.window(days)
-    suffix = Path(name).suffix
-    if name not in BENCHMARKS and suffix not in READERS and (file or (name != "toy" and "/" not in name)):
+    suffix, kept = Path(name).suffix, list
+    if name.startswith("livecodebench@"):
+        name, _, days = name.partition("@")
+        kept = livecodebench.window(days)
+    benchmark = BENCHMARKS.get(name, PLAIN)
+    if benchmark is PLAIN and suffix not in READERS and (file or (name != "toy" and "/" not in name)):
         raise ValueError(f"unknown benchmark {name}: there are toy, {', '.join(BENCHMARKS)}; or give a "
                          f"{', '.join(READERS)} file, or a dataset id of the hub (owner/name)")
-    benchmark = BENCHMARKS.get(name, PLAIN)
     if benchmark.executes and not allow_code_execution:
         raise ValueError(f"{name} executes code that the model writes: read about it in docs/benchmarks.md, "
                          "then add --allow-code-execution")
-    if name == "toy":
-        return benchmark, load_problems(name, "test", limit or TOY_PROBLEMS)
-    rows = (fetch(name, benchmark, file) if name in BENCHMARKS
-            else read_file(Path(name)) if suffix in READERS else [])
+    rows = []
+    if name in BENCHMARKS or suffix in READERS:
+        rows = fetch(name, benchmark, file) if name in BENCHMARKS else read_file(Path(name))
     if rows and "options" in rows[0] and (benchmark is PLAIN or benchmark.grade is grade_letter):
         benchmark = BENCHMARKS["logic"]
     if benchmark is PLAIN:
-        problems = load_problems(name, "test")
+        problems = load_problems(name, "test", (limit or TOY_PROBLEMS) if name == "toy" else None)
     else:
-        problems = read_rows(Path(name).stem, benchmark, within(rows) if days else rows)
+        problems = read_rows(Path(name).stem, benchmark, kept(rows))
     if limit and limit < len(problems):
         problems = random.Random(0).sample(problems, limit)
     return benchmark, problems
@@ -325,7 +302,8 @@ BENCHMARKS = {
     "minerva": Benchmark("math-ai/minervamath", "test", columns("question", "answer")),
     "olympiad": Benchmark("math-ai/olympiadbench", "test", columns("question", "final_answer", "subfield")),
     "gpqa": Benchmark("Idavidrein/gpqa:gpqa_diamond", "train", read_gpqa, note=GATED, **SCIENCE),
-    "rbench": Benchmark("R-Bench/R-Bench:rbench-t_en", "test", read_rbench, **SCIENCE),
+    "rbench": Benchmark("R-Bench/R-Bench:rbench-t_en", "test", lambda row: choice(
+        row["question"], [row[letter] for letter in "ABCDEF"], row["answer"]), **SCIENCE),
     "arc": Benchmark("allenai/ai2_arc:ARC-Challenge", "test", read_arc, **SCIENCE),
     "scibench": Benchmark("xw27/scibench", "train", read_scibench, grade_science, group="science"),
     "prontoqa": Benchmark("renma/ProntoQA", "validation", read_logic, **LOGIC),

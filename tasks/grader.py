@@ -20,10 +20,9 @@ docs/grading.md lists the conventions. To use it elsewhere, copy this file and l
 import math
 import operator
 import re
-from bisect import bisect_right
 from contextlib import suppress
 from fractions import Fraction
-from functools import lru_cache, partial, reduce
+from functools import lru_cache
 from hashlib import sha256
 
 import mpmath
@@ -73,15 +72,6 @@ def trees(found):
     for tokens in found:
         with suppress(Refused):
             yield read(tokens)
-
-
-def number(text):
-    """The value of a lone number as a float, its unit left out, or None. Never raises."""
-    try:
-        tree = without_units(without_label(read(readings(text)[0])))
-        return None if symbols(tree) else float(value(tree, 0, True))
-    except Exception:
-        return None
 
 
 # --- What dresses an answer -------------------------------------------------------------------------------
@@ -134,7 +124,7 @@ def without_label(tree, unknowns=frozenset()):
         return kind, *(without_label(part, unknowns) for part in tree[1:])
     sides, links = tree[1::2], tree[2::2]
     if tree[0] != "rel" or not {"=", "\\approx"}.issuperset(links):
-        return sides[1] if links == ("\\in",) and name(sides[0]) and sides[1][0] == "set" else tree
+        return tree
     exact = links.index("\\approx") + 1 if "\\approx" in links else len(sides)
     is_number = any(not symbols(side) and value_at(side, 0) for side in sides)
     values = [side for side in sides[:exact] if not is_label(side, is_number, unknowns)]
@@ -144,7 +134,7 @@ def without_label(tree, unknowns=frozenset()):
 
 def is_label(side, is_number, unknowns):
     """Is this side of an equation no more than the name of what is on the other side?"""
-    if name(side) or side[0] == "text" or (side[0] == ":" and all(map(name, side[1:]))):
+    if name(side) or "text" in flat(side) or (side[0] == ":" and all(map(name, side[1:]))):
         return True
     if side[0] == "" and side[1] in APPLIED and len(side) == 3 and isinstance(side[2], tuple):
         return True
@@ -178,9 +168,6 @@ def without_units(tree):
     if kind == "/" and is_unit(parts[1]) and not is_unit(parts[0]):
         known = all(unit(token[1:])[1][0] != '"' for token in flat(parts[1]) if token.startswith('"'))
         return bare[0] if known or bare[0] != parts[0] else tree
-    if kind in ("+", "-"):
-        ours, theirs = ({token for token in flat(part) if token[:1] == '"'} for part in parts)
-        return tree if ours and theirs and ours != theirs else (kind, *bare)
     return kind, *bare
 
 
@@ -207,8 +194,6 @@ def same(a, b):
     kinds = {tree[0] if tree[0] in STRUCTURES else "" for tree in (a, b)}
     if a == b or kinds == {""}:
         return a == b or same_formula(a, b)
-    if "text" in kinds:
-        return False
     if kinds == {"rel"}:
         return same_relation(a, b)
     if ":" in kinds:                                # 1:2 is 1/2, and 1:2:3 is 1/3, 2/3; but 3:1 is not 3
@@ -267,14 +252,11 @@ def proportional(a, b):
     return all(close(x * y0, y * x0) for x, y in found)
 
 
-# --- Sets of real numbers: sorted cuts, (5, 0) before 5 and (5, 1) behind, inside after the 1st, 3rd, ... --
+# --- Sets of real numbers: equal if they hold the same of all ends of intervals and the numbers beside -----
 
-ALL = ((-math.inf, 1), (math.inf, 0))
-UNITE = {"\\cup": operator.or_, "\\cap": operator.and_, "\\setminus": operator.gt, ";": operator.or_,
-         "set": operator.or_, ",": operator.and_, "rel": operator.and_}
-RAYS = {"<": lambda x: (ALL[0], (x, 0)), "\\le": lambda x: (ALL[0], (x, 1)), "=": lambda x: ((x, 0), (x, 1)),
-        ">": lambda x: ((x, 1), ALL[1]), "\\ge": lambda x: ((x, 0), ALL[1]),
-        "\\ne": lambda x: combined(operator.gt, ALL, RAYS["="](x))}
+COMPARE = {"<": operator.lt, ">": operator.gt, "\\le": operator.le, "\\ge": operator.ge, "=": operator.eq,
+           "\\ne": operator.ne}
+UNITE = {"\\cup": any, ";": any, "\\cap": all, ",": all, "\\setminus": lambda pair: pair == [True, False]}
 
 
 def same_set(a, b):
@@ -286,61 +268,52 @@ def same_set(a, b):
     variable = variables.pop() if len(variables) == 1 else ""
     found, needed = 0, 2 if (symbols(a) | symbols(b)) - {variable} else 1
     for point in range(POINTS if needed > 1 else 1):
-        with suppress(Refused, KeyError, ValueError):
-            if as_set(a, variable, point) != as_set(b, variable, point):
+        with suppress(Refused, KeyError):
+            ends = {*range(32)}                                         # some numbers for sets of letters
+            in_a, in_b = (as_set(tree, variable, point, ends) for tree in (a, b))
+            if any(in_a(x) != in_b(x) for end in ends for x in (end - 1, end, end + 1)):
                 return False
             found += 1
     return True if found >= needed else None
 
 
-def combined(inside, a, b):
-    """The numbers of which inside(is it in a?, is it in b?) is true."""
-    cuts = []
-    for cut in sorted({*a, *b}):
-        if inside(bisect_right(a, cut) % 2, bisect_right(b, cut) % 2) != len(cuts) % 2:
-            cuts.append(cut)
-    return tuple(cuts)
-
-
-def as_set(tree, variable, point):
-    """The cuts of a tree at a point. A letter is a set of 32 intervals at random."""
+def as_set(tree, variable, point, ends):
+    """The function that says if a set holds a number of `place`. Adds the ends of its intervals to `ends`."""
     kind, *parts = tree
     if tree == "\\reals":
-        return ALL
-    if isinstance(tree, str) and SYMBOL.fullmatch(tree):
-        bits = 2 * chance(tree, point)
-        return tuple((k * STEPS, 0) for k in range(34) if (bits ^ bits << 1) >> k & 1)
-    if kind in INTERVALS and len(parts) == 2 and place(parts[0], point) < place(parts[1], point):
-        return (place(parts[0], point), kind[0] == "("), (place(parts[1], point), kind[1] == "]")
+        return lambda x: True
+    if isinstance(tree, str) and SYMBOL.fullmatch(tree):                        # of a letter, chance decides
+        return lambda x: chance(f"{tree} {x}", point) % 2 == 1
     if kind == "set":
-        sets = [(), *(RAYS["="](place(part, point)) for part in parts)]
-    elif kind == "rel":
-        sets = [ray(*link, variable, point) for link in zip(parts[::2], parts[1::2], parts[2::2])]
-    elif kind in SET_OPERATIONS or (kind in (",", ";") and all(x[0] == "rel" and (kind == ";" or "=" not in x)
-                                                              for x in parts)):
-        sets = [as_set(part, variable, point) for part in parts]
-    else:
-        raise Refused("no set")
-    return reduce(partial(combined, UNITE[kind]), sets)
+        return [place(part, point, ends) for part in parts].__contains__
+    if kind in INTERVALS and len(parts) == 2:
+        low, high = (place(part, point, ends) for part in parts)
+        if low < high:
+            return lambda x: low < x < high or (x == low and kind[0] == "[") or (x == high and kind[1] == "]")
+    if kind == "rel" and parts[:2] == [variable, "\\in"] and len(parts) == 3:
+        return as_set(parts[2], variable, point, ends)
+    if kind == "rel" and len(parts) == 3 and variable in parts:
+        sides = [side if side == variable else place(side, point, ends) for side in parts[::2]]
+        return lambda x: COMPARE[parts[1]](*(x if side == variable else side for side in sides))
+    if kind == "rel" and len(parts) > 3:
+        kind, parts = ",", [("rel", *link) for link in zip(parts[::2], parts[1::2], parts[2::2])]
+    elif kind not in SET_OPERATIONS and not (kind in (",", ";") and all(
+            part[0] == "rel" and (kind == ";" or "=" not in part) for part in parts)):
+        raise Refused("no set of real numbers")
+    sets = [as_set(part, variable, point, ends) for part in parts]
+    return lambda x: UNITE[kind]([holds(x) for holds in sets])
 
 
-def ray(left, relation, right, variable, point):
-    """The numbers x for which x < 5, or 5 > x, or x is in (0, 1)."""
-    if left != variable:
-        left, relation, right = right, MIRRORED.get(relation, relation), left
-    if left != variable:
-        raise Refused("no variable")
-    return as_set(right, variable, point) if relation == "\\in" else RAYS[relation](place(right, point))
-
-
-def place(tree, point):
+def place(tree, point, ends):
     """Where a real number lies, in steps of 10^-400: finer than an answer of 400 characters can write."""
     if tree in ("\\infty", ("*", "-1", "\\infty")):
         return math.inf if tree == "\\infty" else -math.inf
     x = value_at(tree, point if symbols(tree) else 0)
     if x is None or x.imag:
         raise Refused("no real number")
-    return floor(x * STEPS + Fraction(1, 2) if isinstance(x, Fraction) else x * STEPS + 0.5)
+    found = floor(x * STEPS + (Fraction(1, 2) if isinstance(x, Fraction) else 0.5))
+    ends.add(found)
+    return found
 
 
 # --- The values of formulas: exact fractions as long as may be, then 500 digits ---------------------------
@@ -383,12 +356,11 @@ def equal_values(a, b):
 
 
 def close(x, y):
-    return x == y if isinstance(x, Fraction) and isinstance(y, Fraction) else (
-        abs(inexact(x) - inexact(y)) <= NOISE * max(abs(inexact(x)), abs(inexact(y))))
-
-
-def inexact(x):
-    return REAL.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
+    """Are two values equal, exactly as fractions, else but for noise?"""
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x == y
+    x, y = REAL.convert(x), REAL.convert(y)
+    return abs(x - y) <= NOISE * max(abs(x), abs(y))
 
 
 def value(tree, point, real):
@@ -405,10 +377,10 @@ def value(tree, point, real):
         return int(parts[0], int(parts[1][5:])) * symbol('"base', point)
     xs = [value(part, point, real) for part in parts]
     if kind not in EXACT or not all(isinstance(x, Fraction) for x in xs):
-        xs = map(inexact, xs)
+        xs = map(REAL.convert, xs)
     x = OPERATIONS[kind](*xs)
     if isinstance(x, Fraction):
-        return x if max(x.numerator.bit_length(), x.denominator.bit_length()) < MAX_BITS else inexact(x)
+        return x if max(x.numerator.bit_length(), x.denominator.bit_length()) < MAX_BITS else REAL.convert(x)
     if (real and abs(x.imag) > NOISE * abs(x)) or abs(REAL.mag(x or 1)) > 1e6:
         raise Refused("not real, or of over 10^6 bits")
     return x
@@ -425,7 +397,7 @@ def symbol(token, point):
         return VALUES[token]
     if token[0] == '"':
         factor, base = unit(token[1:])
-        return factor.numerator * REAL.mpf(chance(base, point) % 997 + 1) / factor.denominator
+        return REAL.mpf(factor) * (chance(base, point) % 997 + 1)
     if SYMBOL.fullmatch(token):
         number = chance(token, point)
         if point < 2:
@@ -461,7 +433,7 @@ def power(x, y):
         bits = max(x.numerator.bit_length(), x.denominator.bit_length())
         if y.denominator == 1 and (x or y > 0) and abs(y) * bits < MAX_BITS:
             return x ** int(y)
-        x, y = inexact(x), inexact(y)
+        x, y = REAL.convert(x), REAL.convert(y)
     if (not x and not y > 0) or not abs(y) * (1 + abs(REAL.mag(x or 1))) < 1e6:
         raise Refused("division by zero, or a power too large")
     root = REAL.nint(1 / y) if abs(y) > 1e-6 and not y.imag else 0
@@ -474,19 +446,11 @@ def floor(x):
     return Fraction(math.floor(x) if isinstance(x, Fraction) else int(REAL.floor(x + NOISE)))
 
 
-@lru_cache(1000)
-def factorial(x):
-    """x!, within a millisecond."""
-    if not 0 <= x <= 3000 or x != int(x):
+def whole(x, limit):
+    """A number as an int, if it is a whole one from 0 to `limit`."""
+    if not 0 <= x <= limit or x != int(x):
         raise Refused("no whole number, or one too large")
-    return Fraction(math.factorial(int(x)))
-
-
-def binomial(n, k):
-    """n over k for whole k, but any n."""
-    if not 0 <= k <= 60 or k != int(k):
-        raise Refused("no whole number, or one too large")
-    return math.prod(n - j for j in range(int(k))) / math.factorial(int(k))
+    return int(x)
 
 
 def guarded(function, limit=1e6):
@@ -505,9 +469,10 @@ def guarded(function, limit=1e6):
 VALUES = {"i": REAL.mpc(0, 1), "e": +REAL.e, "\\pi": +REAL.pi}
 OPERATIONS = {
     "+": add, "-": lambda x, y: add(x, -y), "*": operator.mul, "": lambda *xs: math.prod(xs), "^": power,
-    "/": operator.truediv, "\\binom": binomial, "\\lvert": abs, "\\abs": abs, "!": factorial,
-    "\\sqrt": lambda n, x: power(x, 1 / n), "%": lambda x: x / 100, "\\lfloor": floor,
-    "\\lceil": lambda x: -floor(-x)}
+    "/": operator.truediv, "\\lvert": abs, "\\abs": abs,
+    "\\binom": lambda n, k: math.prod(n - j for j in range(whole(k, 60))) / math.factorial(whole(k, 60)),
+    "!": lambda x: Fraction(math.factorial(whole(x, 3000))), "\\sqrt": lambda n, x: power(x, 1 / n),
+    "%": lambda x: x / 100, "\\lfloor": floor, "\\lceil": lambda x: -floor(-x)}
 EXACT = OPERATIONS.keys() - {"\\sqrt"}          # of fractions a fraction, or nearly so
 OPERATIONS |= {
     "°": lambda x: x * REAL.pi / 180, "\\ln": REAL.ln, "\\log": lambda x: REAL.ln(x) / REAL.ln(10),

@@ -19,7 +19,7 @@ It knows nothing of values: grader.py judges. A tree is a token, or a tuple whos
 import re
 import unicodedata
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 MAX_BRACES = 200_000        # and backslashes in a completion; beyond, only its end is searched
 MAX_LENGTH = 400            # characters of an answer; the longest gold answer of MATH has 159
@@ -81,7 +81,7 @@ CHANGING = frozenset("""not no never none nor neither isn doesn don aren is are 
     above below between half halved twice double doubled triple tripled quarter zero one two three four five
     six seven eight nine ten even odd prime times mod where if unknown undefined nan million billion k M B
     bn""".split())
-UNITS = {prefix + base: (Fraction(factor), base)
+UNITS = {prefix + base: (factor, base)
          for base in "m g s L W V J N A Pa Hz Ω F C K T eV mol $ € £ ₹".split()
          for prefix, factor in zip(["", *"kcmdMGμn"], "1 1e3 .01 .001 .1 1e6 1e9 1e-6 1e-9".split())}
 for line in """1 m meter metre, 1e3 m kilometer kilometre, .01 m centimeter centimetre, .001 m millimeter,
@@ -90,13 +90,14 @@ for line in """1 m meter metre, 1e3 m kilometer kilometre, .01 m centimeter cent
     453.59237 g lb pound, 28.349523125 g oz ounce, 1 L liter litre, 1 C celsius fahrenheit, 1 W watt,
     1 V volt, 1 J joule, 1 N newton, 1 Hz hertz, 1 Pa pascal, 1 Ω ohm, 1 K kelvin, 1 $ usd dollar,
     .01 $ cent, 1 € eur euro, 1 ₹ inr rs rupee, 1 £ gbp""".split(","):
-    UNITS |= dict.fromkeys(line.split()[2:], (Fraction(line.split()[0]), line.split()[1]))
+    factor, base, *words = line.split()
+    UNITS |= dict.fromkeys(words, (factor, base))
 
 
 def unit(word):
-    """(factor, base unit) of a word: cm is (1/100, m), a word that is no known unit (1, itself in quotes)."""
+    """(factor, base unit) of a word: cm is (".01", "m"), an unknown unit 1 times itself in quotes."""
     singular = re.sub("(?<=..)s$", "", word.lower())
-    return UNITS.get(word) or UNITS.get(singular) or (Fraction(1), f'"{singular}"')
+    return UNITS.get(word) or UNITS.get(singular) or ("1", f'"{singular}"')
 
 
 # --- From text to tokens ----------------------------------------------------------------------------------
@@ -104,31 +105,33 @@ def unit(word):
 def words(match):
     r"""Words of running text as tokens like "cm. A letter is one if it is a unit, or the whole answer (B)."""
     before, after = match.string[:match.start()], match.string[match.end():]
-    is_unit = re.search(r"(?:[\d)}/°]|\\cdot)(?:\s|\\[ ,;])*$", before)
+    is_unit = re.search(r"(?:[\d)}/°]|\\cdot|\\circ)(?:[\s~]|\\[ ,;:!])*$", before)
     letters = "+" if is_unit or not before + after else "{2,}"
-    return re.sub(r'(?<![\\\w"])(?![ei]\b)[^\W\d_]' + letters, r'"\g<0>', match[1])
+    quoted = re.sub(r'(?<![\\\w"])(?![ei]\b)[^\W\d_]' + letters, r'"\g<0>', match[1])
+    return quoted + " " * after[:1].isalpha()
 
 
-def words_after_number(match):
-    """What follows a number without any markup is words if it begins with a long unit, or has a long word."""
+def words_after_number(match, letters=False):
+    """What follows a number without any markup is words if it begins with a long unit, or has a long word.
+
+    letters: also if it is units, behind a space and at the end of all, of one letter too, as in 5 m/s.
+    """
     names = re.findall(r"[^\W\d_]+", match[0])
     is_unit = len(names[0]) > 1 and names[0] not in ("mg", "ms") and unit(names[0])[1][0] != '"'
     long = [name for name in names if re.match("(?i)[a-z](?=[a-z]*[aeiouy])[a-z]{3}", name)]
-    if is_unit or (long and not match[0][0].isalpha()):
+    short = letters and match.end() == len(match.string) and UNITS.keys() >= {*names}
+    if is_unit or ((long or short) and not match[0][0].isalpha()):
         return " " + re.sub(r"[^\W\d_]+", r'"\g<0>', match[0])
     return match[0]
 
 
-def opened(replacement):
-    r"""A replacement after which \text{ is opened again, if what the rule matched did not close it."""
-    return lambda match: replacement + (match[1] if match[1] and not match[0].rstrip().endswith("}") else "")
-
-
-DIGITS = "two three four five six seven eight nine ten".split()
+BASES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11)))
+NAME = r"[a-zA-Z]+(?:\^?\{?-?\d\}?)?"
+AFTER_NUMBER = rf"(?<=[\d}})°])(?![eE][-+]?\d)(?:\s|~|\\[ ,;:!])*{NAME}(?:(?:\s*[/*]\s*|\s+){NAME})*"
 PARTS = {                   # of the patterns below: _ is a space, INSIDE what braces hold
-    "_": r"(?:\s|~|\\[ ,;:!])", "INSIDE": r"((?:[^{}]|\{[^{}]*\})*)", "TEXT": r"\\(?:text|mathrm)\w*\s*\{\s*",
-    "GROUP": r"(\{[^{}]*\}|\w)", "ORDINAL": "(?:st|nd|rd|th)", "DIGITS": "|".join(DIGITS),
-    "WORDS": "|".join(WORDS), "NOUN": rf"(?!(?:{'|'.join(CHANGING)})\b)[a-z]+"}
+    "_": r"(?:\s|~|\\[ ,;:!])", "INSIDE": r"((?:[^{}]|\{[^{}]*\})*)", "GROUP": r"(\{[^{}]*\}|\w)",
+    "BASES": "|".join(BASES), "WORDS": "|".join(WORDS),
+    "NOUN": rf'"?(?!(?:{"|".join(CHANGING)})\b)[a-z]+'}
 SPELLINGS = [(re.compile(re.sub("<([A-Z_]+)>", lambda part: PARTS[part[1]], pattern)), replacement)
              for pattern, replacement in (
     # Layout, fonts, environments: \left[1, 2\right), {\bf 42}, \begin{cases} x=1 \\ y=2 \end{cases}
@@ -144,23 +147,24 @@ SPELLINGS = [(re.compile(re.sub("<([A-Z_]+)>", lambda part: PARTS[part[1]], patt
      lambda cases: cases[1].strip().removesuffix(r"\\").replace(r"\\", ",").replace("&", "")),
     (r"\\begin\s*\{(?:[pbB]|small)?matrix\}|\\begin\s*\{array\}\s*\{[clr|\s]*\}", r"\\matrix "),
     (r"(\\\\)?\s*\\end\s*\{\w+\}", r"\\end "), (r"(\\\\|\\cr(?![a-z]))\s*(?:\[\w*\])?", r"\\\\ "),
+    (r"\\(?:mathrm|operatorname)\s*(?:\{\s*d\s*\}|d(?![a-zA-Z]))", "d"),
+    (r"\\(?:text(?:bf|it|rm|up|sf|tt|normal)?|emph|[mh]box|math(?:rm|it|sf|tt)|operatorname)\s*"
+     r"\{<INSIDE>\}", words),
     # What is said about the answer: The answer is 5, Answer: 5, 2n \text{ for all } n, a_n (n \in \mathbb{N})
-    (r"(?i)^\s*((?:<TEXT>)?)\s*(?:<NOUN><_>+)*?(?:\b(?:is|are|equals|about|approximately|exactly)\b"
-     r"|[a-z]{4,}\s*:)\s*[:=]?\s*\}?(?=.*[^\s}])", opened("")),
-    (r"(?i)^\s*((?:<TEXT>)?)\s*(?:the\s+<NOUN>(?!\s*[a-z]{2})|(?:final\s+)?answer|so|thus|hence|therefore)\b"
-     r"\s*[:=,]?\s*\}?(?=.*[^\s}])", opened("")),
-    (r"\\mathbb\s*\{?\s*R\s*\}?|\\text\s*\{\s*all real numbers\s*\}|^all real numbers$", r"\\reals "),
+    (r'(?i)^\s*(?:<NOUN><_>+)*?(?:"?\b(?:is|are|equals|about|approximately|exactly)\b|"?[a-z]{4,}\s*:)\s*[:=]?'
+     r"(?=.*\S)", ""),
+    (r'(?i)^\s*"?(?:the\s+<NOUN>(?!\s*"?[a-z]{2})|(?:final\s+"?)?answer|so|thus|hence|therefore)\b\s*[:=,]?'
+     r"(?=.*\S)", ""),
+    (r'\\mathbb\s*\{?\s*R\s*\}?|"?\ball "?real "?numbers\b', r"\\reals "),
     (r"\\mathbb\s*\{?\s*([NZQC])\s*\}?(?:[_^]?\{?[*+]\}?)?", r'"\1'),
-    (r"(?i)[,;]?<_>*((?:<TEXT>)?)<_>*(?:\b(?:for|where|with|when|if)\b(?: all| any| every| each)?|\\forall\b)"
-     r"\s*\}?", opened(r" \where ")),
+    (r'(?i)[,;]?<_>*(?:"?\b(?:for|where|with|when|if)\b(?:\s"?(?:all|any|every|each)\b)?|\\forall\b)',
+     r" \\where "),
     (r"<_>*\((\s*[a-zA-Z]\s*(?:\\in|\\[gln]eq?|[<>])(?![a-z])[^()]*)\)\s*$", r" \\where \1"),
     # Names, sets and bars, where braces still tell what belongs together: \bar z, \{x \mid x > 2\}, x^2_1, f'
-    (r"\\(?:mathrm|operatorname)\s*(?:\{\s*d\s*\}|d(?![a-zA-Z]))", "d"),
-    (r"\\(?:mathrm|text)\s*\{(C)\}(?=\s*_)", r"\1"),
     (r"\\emptyset|\\varnothing", r"\\{\\}"), (r"\\var(?=[a-z])", r"\\"), (r"\s*_\s*", "_"),
-    (r"(?<![\w}])\{(\w)\}_", r"\1_"), (r"_\{\\(?:(?:text|mathrm)\s*\{(\w+)\}|(max|min))\}", r"_{\1\2}"),
+    (r"(?<![\w}])\{(\w)\}_", r"\1_"), (r"_\{(?:\"|\\(?=max|min))(\w+)\}", r"_{\1}"),
     (r"(?<=[a-zA-Z])\^\s*<GROUP>_<GROUP>", r"_\2^\1"),
-    (r"(?<![\w\\])C_\{?(\d+)\}?\s*\^\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
+    (r"(?<![\w\\])\"?C_\{?(\d+)\}?\s*\^\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
     (r"\\frac\s*\{\s*d(?!_)<INSIDE>\}\s*\{\s*d\s*(\\?[a-zA-Z]<INSIDE>)\}", r"\\derivative{\1}{\2}"),
     (r"\bd(\w*)/d([a-z])\b", r"\\derivative{\1}{\2}"),
     (r"\\overline\s*\{\s*([A-Z]{2})\s*\}", r"\1"), (r"\\wide(?=hat|tilde)", r"\\"),
@@ -179,34 +183,27 @@ SPELLINGS = [(re.compile(re.sub("<([A-Z_]+)>", lambda part: PARTS[part[1]], patt
     (r"((?:\\frac|\\binom)\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
     # Numbers: in base n, then of grouped digits, then mixed ones: 101_{\text{two}}, 1{,}000, 3\ 1/2
-    (r"(?:_\s*\{?|\(?\bbase[- ])\s*(?:<TEXT>)?(<DIGITS>)\b[\s})]*", lambda n: f"_{DIGITS.index(n[1]) + 2} "),
-    (r"(?:\\text\s*\{)?\s*\(?\bbase[- ](\d+)[)}]*", r"_\1 "),
-    (r"(?<![\w^{])(?:\(|\\text\{)?([A-Z\d]*\d[A-Z\d]*)[)}]?\s*_\s*(?:\{\s*\(?)?\s*([1-9]\d*)\s*(?:\)?\s*\})?",
-     r'\1"base\2'),
-    (r"(?<![\w^{])(?:\(|\\text\{)?((?=\w*\d|\w\w)[\da-fA-F]+)[)}]?_\{?16\}?",
-     lambda n: n[1].upper() + '"base16'),
+    (r'(?<![\w^{])[("]?((?=[A-Z]*\d)[A-Z\d]+|[\da-fA-F]{2,}(?=\)?\s*_\s*\{?16))\)?\s*'
+     r'(?:_\s*\{?|\(?"?\bbase[- ])\s*[("]*([1-9]\d*|<BASES>)\b[\s)}]*',
+     lambda n: f'{n[1].upper()}"base{BASES.get(n[2], n[2])} '),
     (r",\s*\\[,;: ]\s*(0\d\d(?!\d))?", lambda comma: "," + comma[1] if comma[1] else ", "),        # 100,\,200
     (r"(?<![\d.])\d{1,3}(?:(?:\{,\}|\\[,!;: ]\s*|,\s*\\!\s*|[ ~])\d{3})+(?!\d)",
      lambda n: re.sub(r"\D", "", n[0])),
     (r"(?<![\w}.^])(?<!\\sqrt)(?<!\\sqrt )(\d+)(<_>+\d+\s*/\s*\d+(?![\d.])|<_>*\\frac\s*\{\d+\}\s*\{\d+\})",
      r"(\1+\2)"),
     # Words: those that count or are signs before those that may be units: 5^{th}, 5 million, 5 cm, 5 apples
-    (r"(?i)^(.*\d.*)\bbelow zero\b", r"-\1"), (r"(?i)\band a half\b", r"+ 1/2"),
-    (r"(?<=\d)(?:\^?\s*\{?<TEXT><ORDINAL>\}\}?|\^\s*\{<ORDINAL>\}|<ORDINAL>\b)", ""),
-    (r"(?i)(:\s*\d\d)<_>*(?:<TEXT>)?\s*([ap])\.?\s?m\b[.\s}]*",
-     lambda time: f'{time[1]} "{time[2].lower()}m'),
-    (r"(?i)\b(?:square|sq\.?)<_>+(\w+)", r"\1^2"), (r"(?i)\bcubic<_>+(\w+)", r"\1^3"),
-    (r"(?<![\\a-z])a(?:r|rc)?(?=(?:sin|cos|tan)h?(?![a-z]))|\\ar(?=(?:sin|cos|tan)h)", r"\\arc"),
-    (r"(?i)(?<![\\a-z\"])(?!sec\b)(?:<WORDS>)(?![a-z])|(?<![\\a-z\"\d])(?<!\d )sec(?![a-z])",
-     lambda word: WORDS[word[0].lower()]),
-    (r"(?<=[\d})])<_>*(?:<TEXT>\}?)?<_>*\\mu\s*(?:<TEXT>)?([a-zA-Z])(?![a-zA-Z])\s*\}?", r' "μ\1'),
-    (r"(?<=[\d})])<_>*(?:<TEXT>([kM]?)\\Omega\s*\}|(?:<TEXT>([kM])\s*\}|([kM]?))<_>*\\Omega)", r' "\1\2\3Ω'),
-    (r"\\(?:text(?:bf|it|rm|up|sf|tt|normal)?|emph|[mh]box|math(?:rm|it|sf|tt)|operatorname)\s*"
-     r"\{<INSIDE>\}", words),
-    (r"(?<=[\d})°])<_>*[a-zA-Z]+(?:\^?\{?-?\d\}?)?(?:(?:\s*[/*]\s*|\s+)[a-zA-Z]+(?:\^?\{?-?\d\}?)?)*",
-     words_after_number),
+    (r'(?i)^(.*\d.*?)"?\bbelow "?zero\b', r"-\1"), (r'(?i)"?\band "?a "?half\b', r"+ 1/2"),
+    (r'(?<=\d)(?:\s*\^\s*\{?)?"?(?:st|nd|rd|th)\b\}?', ""),
+    (r'(?i)(:\s*\d\d)<_>*"?([ap])\.?\s?"?m\b[.\s]*', lambda time: f'{time[1]} "{time[2].lower()}m'),
+    (r'(?i)"?\b(?:square|sq\.?)<_>+("?\w+)', r"\1^2"), (r'(?i)"?\bcubic<_>+("?\w+)', r"\1^3"),
+    (r"(?<![\\a-z])\"?a(?:r|rc)?(?=(?:sin|cos|tan)h?(?![a-z]))|\\ar(?=(?:sin|cos|tan)h)", r"\\arc"),
+    (r'(?i)(?<![\\a-z"])(?:(?<!\d)(?<!\d )(?<!\d\\,)|(?!"?sec\b))"?(?:<WORDS>)(?![a-z])',
+     lambda word: WORDS[word[0].strip('"').lower()]),
+    (r'(?<=[\d})])<_>*\\mu\s*"?([a-zA-Z])(?![a-zA-Z])', r' "μ\1'),
+    (r'(?<=[\d})])<_>*"?([kM]?)<_>*\\Omega', r' "\1Ω'),
+    (AFTER_NUMBER, words_after_number),
     # What the rules above would take for something else: +/-, \pmod{7}, \$5, x_{1}
-    (r"\+\s*/\s*-", r"\\pm "), (r"\\pmod\s*\{?\s*(\d+)\s*\}?|\(\s*\\?mod\s+(\d+)\s*\)", r' "mod\1\2'),
+    (r"\+\s*/\s*-", r"\\pm "), (r"\\pmod\s*\{?\s*(\d+)\s*\}?|\(\s*[\\\"]?mod\s+(\d+)\s*\)", r' "mod\1\2'),
     (r"\\?([$€£¥₹])(?=\s*[\d.\\({])|\b(USD|EUR|Rs)\b\.?\s*(?=\d)", r'"\1\2*'),
     (r'(?<!")\\?([$€£¥₹])', r'"\1'),
     (r"_\s*\{\s*(\w)\s*\}", r"_\1"), (r"\\(?:long)?rightarrow", r"\\to"))]
@@ -215,8 +212,6 @@ CHOICE = re.compile(
     rf"\(?([A-J])(?:[).:]| -|,)?(?:(?:\}}|{PARTS['_']})+(?!\s*[-+*/^=<>,(])(.*))?")
 ANOTHER = re.compile(r"(?i:\b(?:option|choice|answer|or|and|nor|not)\b)"
                      r"|(?<![-+*/=^_<>\w])(?<![-+*/=^_<>\w] )\(?[A-J](?:[).:,;]|\s*$|\s+[A-Z(])")
-UNIT = r"(?:[mkcMGnd]?(?:m|g|s|L|W|V|J|N|A|Pa|Hz)|K|h|C|F|T|eV|mol)(?:\^?\{?-?\d\}?)?"
-LETTER_UNIT = re.compile(rf"(.*[\d)}}]){PARTS['_']}+({UNIT}(?:(?:\s*[/*]\s*|\s+){UNIT})*)")         # 10 m/s
 THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 ZEROS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,0\d\d)+(?![\d.])")
 TOKEN = re.compile(r"""(?s:
@@ -255,13 +250,11 @@ def spelled(text):
     """The readings of a text that is no choice."""
     for pattern, replacement in SPELLINGS:
         text = pattern.sub(replacement, text)
-    is_tuple = re.search(r"[(\[]|\\\{", text)
-    number = (ZEROS if is_tuple else THOUSANDS).sub(lambda match: match[0].replace(",", ""), text)
-    list_ = number if ",0" in text else text                # 1,000 is no list, nor is (1,000, 2) one of three
-    texts = [number, list_]
-    if length := LETTER_UNIT.fullmatch(number):
-        texts.append(length[1] + re.sub(r"([a-zA-Z]+)", r' "\1', length[2]))
-    return [tokenise(reading) for reading in dict.fromkeys(texts)]
+    joined = lambda match: match[0].replace(",", "")
+    list_ = ZEROS.sub(joined, text)                         # 1,000 is no list, nor is (1,000, 2) one of three
+    number = list_ if re.search(r"[(\[]|\\\{", text) else THOUSANDS.sub(joined, text)
+    length = re.sub(AFTER_NUMBER, partial(words_after_number, letters=True), number)
+    return [tokenise(reading) for reading in dict.fromkeys([number, list_, length])]
 
 
 def tokenise(text):
@@ -291,10 +284,7 @@ BINDING = dict.fromkeys([END, ")", "]", "}", "\\}", "\\end", "\\rvert", "\\rfloo
 
 
 def read(tokens):
-    """The tree of an answer. What cannot be read is a text, alone or as a side of an equation.
-
-    Refused if it asks for too much work.
-    """
+    """The tree of an answer; it is a text if it cannot be read. Refused if it asks for too much work."""
     slow = [token for token in tokens if token in ("^", "!", "\\sqrt") or token.split("_")[0] in FUNCTIONS]
     nested = [token for token in tokens if token in CLOSING]
     if len(tokens) > MAX_TOKENS or len(slow) > MAX_OPERATIONS or len(nested) > MAX_BRACKETS:
@@ -302,24 +292,13 @@ def read(tokens):
     try:
         return parse(tokens)
     except (Refused, IndexError):
-        sides, depth = [[]], 0
-        for token in tokens:
-            depth += token in CLOSING
-            depth -= BINDING.get(token) == 0
-            if token == "=" and depth == 0:
-                sides.append([])
-            else:
-                sides[-1].append(token)
-        if len(sides) == 1:
-            return "text", *without_braces(tokens)
-        trees = [read(side) for side in sides]
-        return "rel", trees[0], *(part for tree in trees[1:] for part in ("=", tree))
+        return plain(tokens)
 
 
-def without_braces(tokens):
-    """The tokens without the braces around a single one, as in ^{3}."""
+def plain(tokens):
+    """A text: the tokens without the braces around a single one, as in ^{3}."""
     lone = {i for i in range(len(tokens) - 2) if tokens[i] == "{" and tokens[i + 2] == "}"}
-    return [token for i, token in enumerate(tokens) if i not in lone and i - 2 not in lone]
+    return "text", *(token for i, token in enumerate(tokens) if i not in lone and i - 2 not in lone)
 
 
 def parse(tokens):
@@ -374,7 +353,11 @@ def atom(tokens):
         return "^", ("/", (name, x), (name, parse(tokenise(base)))) if base else (name, x), exponent
     if token[0] in ".0123456789" or token in CONSTANTS or SYMBOL.fullmatch(token):
         return token
-    raise Refused(f"unknown {token}")
+    found, depth = [token], 0                   # \int_0^1 x dx is a text, up to = or to the end of a bracket
+    while depth or (tokens[-1] != "=" and BINDING.get(tokens[-1]) != 0):
+        depth += (tokens[-1] in CLOSING) - (BINDING.get(tokens[-1]) == 0)
+        found.append(tokens.pop())
+    return plain(found)
 
 
 def bracket(opening, tree, closing):
@@ -389,9 +372,9 @@ def bracket(opening, tree, closing):
         return opening, tree
     if tree[0] in (",", ";") and opening != "{":
         return opening + closing, *items(tree)
-    if opening + closing in ("()", "[]", "{}"):
-        return tree
-    raise Refused("half an interval")
+    if opening + closing in ("(]", "[)"):
+        raise Refused("half an interval")
+    return tree
 
 
 def join(token, left, right):

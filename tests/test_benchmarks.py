@@ -302,9 +302,11 @@ def test_letters(box, letter):
     ("12 eV", r"12\,\text{eV}", True),
     (r"12 $\mathrm{~kJ} \mathrm{~mol}^{-1}$", "12", True), ("12 eV", r"12 \text{ J}", False),
     ("12", r"12 \text{ J}", True),
-    ("5000 m", r"5 \text{ km}", False), ("5 m", r"5 \text{ km}", False), ("12 %", r"12 \%", True),
+    ("5000 m", r"5 \text{ km}", True), ("12 $M_{\\odot}$", "12.1", True),
+    ("5 m", r"5 \text{ km}", False), ("12 %", r"12 \%", True),
     ("12", "twelve", False),
-    ("+1,200", "1200", True), ("12", "12 13", True), ("12", "", False)])
+    ("+1,200", "1200", True), ("12", "12 13", False), ("6 $10^{3} \\mathrm{~m}$", "6", True),
+    ("6 $10^{3} \\mathrm{~m}$", r"6.1\text{ km}", True), ("6", "v = 6", True), ("12", "", False)])
 def test_science(gold, box, right):
     assert benchmarks.grade_science(rf"so \boxed{{{box}}}", Problem("p", "", gold, "")) == right
 

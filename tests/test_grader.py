@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.grader import equal, grade, last_boxed, number
+from tasks.grader import equal, grade, last_boxed
 
 # Pairs with a double bar between them. Every pair is tried in both directions.
 PAIRS = r"""
@@ -242,6 +242,9 @@ y/x != dy/dx || \frac{y}{x} != \frac{\mathrm d y}{\mathrm d x} || \frac{dy}{dx} 
 10 == 10\,k\Omega || 4.5 == 4.5 kg || 3 == 3 hours || 3 == 3 people || 7 == 7 points
 100 == 100\text{ square meters} || 5 == 5\ \mu s || 5 == 5~\text{m/s} || 5 == 5\, m/s^2 || 30 == 30 minutes
 5000 m == 5 km || 5 m != 5 km || 5 != 5 x || 5 != 5y || 12 == 12 inches long
+120000 == 1.2e5 apples || 5 == \text{5 }\mu\text{m} || 60 == \text{60}^\circ || 5 == \text{5^\circ}
+5 == 5\text{ sec} || 4 != \frac{8}{2m} || 3 != 3A || 101_2 == 101_2\text{ units}
+\int_0^1 x\,dx == (\int_0^1 x dx)
 2\sqrt{3} == 2\sqrt{3}\text{ units} || 2\pi == 2\pi\ \text{cm} || 45 == 45^\circ || 1.5 == Rs. 1.5
 470 == 470\ \text{k}\Omega || 470 == 470\ \mathrm{\Omega} || 20 == 20\ \mathrm{\mu m} || 2 == {2\,\Omega}
 # what only says whose value it is
@@ -354,13 +357,6 @@ def test_grade_takes_the_last_box_and_nothing_else():
     assert not grade("The answer is 5", "5") and not grade("5", "5") and not grade("", "")
     assert not grade(r"\boxed{}", "") and not grade(r"\boxed{ }", " ")
     assert grade(r"\boxed{5}", r"$\boxed{5}$") and grade(r"\boxed{5}", 5) and grade(r"\boxed{0.5}", 0.5)
-
-
-def test_the_number_of_an_answer():
-    """For benchmarks that grade numbers within a tolerance."""
-    assert number(r"9.79\text{ m/s}^2") == 9.79 and number(r"x = -1.5\times 10^{3}") == -1500
-    for text in ("x", "1, 2", "i", "", "1/0", None, "(" * 500, r"\text{five}"):
-        assert number(text) is None
 
 
 def test_no_gold_answer_is_what_says_that_there_is_none():
