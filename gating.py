@@ -20,7 +20,6 @@ to one constant answer, as the paper's own does for a while, would have every pr
 """
 
 import statistics
-import zlib
 from collections import deque
 from collections.abc import Iterable
 from numbers import Integral
@@ -118,15 +117,6 @@ class CountReader:
         self.steps.extend(map(tuple, state["steps"]))
         for name in state.keys() - {"steps"}:
             setattr(self, name, state[name])
-
-
-def word_features(texts: list[str], size: int = 256) -> Tensor:
-    """The control for hidden states: how often each word of a text occurs, hashed into [N, size]."""
-    counts = torch.zeros(len(texts), size)
-    for row, text in enumerate(texts):
-        for word in text.casefold().split():
-            counts[row, zlib.crc32(word.encode("utf-8", "replace")) % size] += 1
-    return counts
 
 
 def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, minimum: int = 1) -> int:

@@ -4,11 +4,12 @@ Reading costs no sampled token: a prompt is read once for `states`, a prediction
 """
 
 import re
+import zlib
 
 import torch
 from torch import Tensor
 
-from gating import silent_mass, word_features
+from gating import silent_mass
 from grpo import head_of
 from rollout import Group, Sampler, pad_rows, positions, sampling_mode
 from tasks.prompts import encode, solution_messages
@@ -74,6 +75,15 @@ def read(policy, ids: Tensor, mask: Tensor, **wanted):
     with sampling_mode(policy):
         return policy.base_model(ids, attention_mask=mask.long(), position_ids=positions(mask),
                                  use_cache=False, **wanted)
+
+
+def word_features(texts: list[str], size: int = 256) -> Tensor:
+    """The control for hidden states: how often each word of a text occurs, hashed into [N, size]."""
+    counts = torch.zeros(len(texts), size)
+    for row, text in enumerate(texts):
+        for word in text.casefold().split():
+            counts[row, zlib.crc32(word.encode("utf-8", "replace")) % size] += 1
+    return counts
 
 
 # [N, D] of N groups, for a `CountReader`. `words` and `level` are controls for `state`; a new one is a row

@@ -15,7 +15,6 @@ from gating import (
     precision_recall,
     should_skip,
     silent_mass,
-    word_features,
 )
 from rewards import parse_meta
 
@@ -139,14 +138,6 @@ def test_a_reader_goes_on_after_a_restart(tmp_path):
         one.add(*steps[3])
         one.fit()
     assert torch.equal(reader.probabilities(steps[0][0]), again.probabilities(steps[0][0]))
-
-
-def test_word_features_count_words():
-    features = word_features(["Two two words", "words", "", "\ud800"])
-    assert features.shape == (4, 256) and features.sum(1).tolist() == [3, 1, 0, 1]
-    assert sorted(features[0][features[0] > 0].tolist()) == [1, 2]
-    assert torch.equal(features[0] * features[1] > 0, features[1] > 0)
-    assert torch.equal(word_features(["words"])[0], features[1])
 
 
 def test_lower_bound_covers():

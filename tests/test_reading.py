@@ -6,7 +6,7 @@ from conftest import checkpointed, save_chat_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rollout
-from lab.reading import FEATURES, number_mass, states
+from lab.reading import FEATURES, number_mass, states, word_features
 from rollout import Group, Sampler, pad_rows
 from tasks.problems import Problem
 from tasks.prompts import encode, solution_messages
@@ -61,3 +61,11 @@ def test_words_and_levels_are_controls():
     words, levels = (FEATURES[name](None, groups) for name in ("words", "level"))
     assert torch.equal(words[0], words[1]) and words[0].sum() == 2
     assert not torch.equal(levels[0], levels[1]) and levels.sum(1).tolist() == [1, 1]
+
+
+def test_word_features_count_words():
+    features = word_features(["Two two words", "words", "", "\ud800"])
+    assert features.shape == (4, 256) and features.sum(1).tolist() == [3, 1, 0, 1]
+    assert sorted(features[0][features[0] > 0].tolist()) == [1, 2]
+    assert torch.equal(features[0] * features[1] > 0, features[1] > 0)
+    assert torch.equal(word_features(["words"])[0], features[1])
