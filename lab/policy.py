@@ -1,5 +1,6 @@
 """Where a policy comes from, and what it runs on: the toy model, a local folder, or the Hugging Face hub."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -125,25 +126,42 @@ def pick_device(name):
     return torch.device(next(n for n in there if there[n]) if name == "auto" else name)
 
 
-def check_size(config, device):
-    """Refuses, with a ValueError of one line, a model that is too large for the device. Reads no weights."""
-    if config.model == "toy" or device.type == "mps" or config.device == "cpu":     # cpu: it was asked for
+def memory_of(device):
+    """Bytes of memory of a device, used or not; inf where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):               # Windows
+        return float("inf")
+
+
+def tokens_at_once(given, device):
+    """The value of --max-tokens where none is `given`: on a CPU 262,144 may take 12 GB of cache and more."""
+    return given or (262_144 if device.type == "cuda" else 32_768)
+
+
+def check_size(name, config, device, bytes_each, what):
+    """Refuses, with a ValueError of one line, a model that is too large for the device. Reads no weights.
+
+    bytes_each: how many are needed for a parameter, and `what` for: 16 for training, 2 or 4 for sampling.
+    """
+    if name == "toy":
         return
     try:
-        shape = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+        shape = AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
         with torch.device("meta"):
             parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
     except Exception:           # load_policy will say what is wrong with it
         return
-    if device.type == "cpu" and parameters > LARGE:
-        raise ValueError(f"{config.model} has {parameters / 1e9:.1f} billion parameters and there is no GPU: "
+    if device.type == "cpu" and parameters > LARGE and config.device != "cpu":      # else it was asked for
+        raise ValueError(f"{name} has {parameters / 1e9:.1f} billion parameters and there is no GPU: "
                          "choose a smaller model, or add --device cpu and have patience")
-    if device.type == "cuda":
-        size = parameters * (4 if config.bf16 is False else 2)
-        memory = torch.cuda.get_device_properties(device).total_memory
-        if size > 0.9 * memory:
-            raise ValueError(f"{config.model} needs {size / 2**30:.0f} GiB for its weights alone, and the "
-                             f"GPU has {memory / 2**30:.0f}: choose a smaller model")
+    size, memory = parameters * bytes_each, memory_of(device)
+    if size > 0.9 * memory:
+        raise ValueError(f"{name} needs {size / 2**30:.0f} GiB for {what} ({bytes_each} bytes for each of "
+                         f"{parameters / 1e9:.1f} billion parameters), and there are {memory / 2**30:.0f}: "
+                         "choose a smaller model")
 
 
 def keep_fitting(problems, tokenizer, longest, budget, thinking=False):

@@ -16,18 +16,28 @@ from dataclasses import asdict
 from functools import partial
 
 import torch
-from tqdm import tqdm
 
 from gating import Audit, CountReader
 from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
-from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
-from lab.report import Reporter, one_of_each, print_rollouts, print_table
+from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room, tokens_at_once
+from lab.report import (
+    Reporter,
+    SampledCount,
+    missing_formats,
+    one_of_each,
+    outlook,
+    print_rollouts,
+    print_table,
+    progress_bar,
+    silence,
+    step_line,
+)
 from lab.results import read_results
 from rollout import Sampler
 from tasks.problems import ProblemStream, fingerprint, load_problems, split
 
-SILENT_STEPS = 5        # in a row without a gradient, after which a run says what may be wrong
+SILENT_STEPS = 5        # in a row in which no group of solutions had variance: then a run says what to do
 
 
 class Run:
@@ -68,6 +78,7 @@ class Run:
         checkpoint = self.folder.load_trainer() if config.resume else None
         source = config.model if checkpoint is None else self.folder.checkpoint
         check_name(source)
+        check_size(source, config, self.device, 16, "weights, gradients and the two moments of AdamW")
         problems, held_out = read_problems(config)
         self.folder.write_once("problems.json", {"training": fingerprint(problems),
                                                  "held out": fingerprint(held_out)})
@@ -81,7 +92,8 @@ class Run:
         self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
         self.reader = CountReader(config.group_size)
         self.state = {"step": 0, "position": 0, "tokens": 0, "prefilled": 0, "seconds": 0.0}
-        self.broken = self.silent = 0           # updates in a row that were left out, that had no gradient
+        self.broken = self.silent = 0           # steps in a row: left out, without variance
+        self.told, self.evaluation_seconds = False, None        # how long it will take; of an evaluation
         self.fresh = checkpoint is None
         if checkpoint is not None:
             self.restore(checkpoint)
@@ -90,8 +102,6 @@ class Run:
         if config.algo == "masa-efficient" and config.steps <= config.gate_start:
             print(f"--steps {config.steps} is not above --gate-start {config.gate_start}: nothing will be "
                   "skipped or stopped")
-        if config.clone and not (config.algo == "masa-efficient" and config.meta_group_size):
-            print("--clone does nothing here: it is for --algo masa-efficient with predictions")
         if config.algo == "masa-efficient" and not config.audit_fraction:
             print("--audit-fraction 0: what is skipped or stopped is never looked at, so that a rule that is "
                   "trusted once is trusted for ever")
@@ -127,7 +137,7 @@ class Run:
         self.cloner = adamw(lr=config.clone_learning_rate, weight_decay=0.0)
         self.sampler = Sampler(
             self.policy, self.tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
-            thinking=config.thinking, max_tokens=config.max_tokens)
+            thinking=config.thinking, max_tokens=tokens_at_once(config.max_tokens, self.device))
 
     def restore(self, trainer):
         """Go on from a checkpoint; raises ValueError with one line if it does not fit."""
@@ -157,6 +167,8 @@ class Run:
             yield
         self.generate_seconds = time.perf_counter() - started
         self.prefilled = self.sampler.prefilled - before
+        if self.bar is not None:
+            self.bar.set_postfix_str("updating the policy", refresh=sys.stdout.isatty())
 
     def update_settings(self):
         """The flags that `grpo.update` takes."""
@@ -184,10 +196,12 @@ class Run:
         config = self.config
         if self.held_out and self.fresh:
             self.folder.write_json("before.json", self.examine("before training"))
-            print_table({"before": read_json(self.path / "before.json")})
+            before = read_json(self.path / "before.json")
+            print_table({"before": before})
+            for line in missing_formats(summarise(before), config):
+                print(line)
         self.stop.listen()
-        self.bar = tqdm(total=config.steps, initial=self.state["step"], desc=config.algo, unit="step",
-                        file=sys.stdout, dynamic_ncols=True, mininterval=0.1 if sys.stdout.isatty() else 15)
+        self.bar = progress_bar(config.steps, config.algo, "step", initial=self.state["step"])
         while self.state["step"] < config.steps and self.broken < 2 and not self.stop.signal:
             step, broken = self.state["step"], self.broken
             torch.manual_seed(1_000_003 * config.seed + step)   # a resumed step draws what it would have
@@ -195,6 +209,7 @@ class Run:
             self.learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
+            self.sampler.progress = SampledCount(self.bar)
             yield step
             self.broken = self.broken if self.broken > broken else 0
         self.bar.close()
@@ -230,33 +245,44 @@ class Run:
                     "seconds_total": self.state["seconds"]}
         self.folder.append("metrics.jsonl", {"step": step} | metrics)
         self.reporter.log(metrics, step)
-        self.show(batch, metrics, step, tokens / seconds)
+        self.show(batch, metrics, step)
         if config.checkpoint_every and done % config.checkpoint_every == 0 and not last:
             self.save()
 
-    def show(self, batch, metrics, step, speed):
-        """Move the bar, show rollouts now and then, and say if nothing is being learned."""
-        every = self.config.show_every
-        self.bar.set_postfix_str(f"accuracy {metrics['reward']:.2f}, meta reward "
-                                 f"{metrics.get('meta/reward', 0):.2f}, {speed:,.0f} tokens/s", refresh=False)
+    def show(self, batch, metrics, step):
+        """Move the bar, show rollouts now and then, say how long it will take, and if nothing is learned."""
+        config, every = self.config, self.config.show_every
+        self.bar.set_postfix_str(step_line(metrics), refresh=False)
         self.bar.update()
         if every and step % every == 0:
             row = {"step": step} | one_of_each(batch)
             self.folder.append("rollouts.jsonl", row)
             print_rollouts(row, self.bar)
-        self.silent = 0 if metrics["grad_norm"] != 0 else self.silent + 1
-        if self.silent == SILENT_STEPS:
-            self.bar.write(f"No group had any variance in {SILENT_STEPS} steps, and nothing was learned: the "
-                           "problems are too hard or too easy for this model, or it boxes no answers: "
-                           "see rollouts.jsonl, and docs/troubleshooting.md for what to do", file=sys.stdout)
+        if not self.told:
+            self.told = True
+            for line in self.outlook(metrics, step + 1):
+                self.bar.write(line, file=sys.stdout)
+        self.silent = self.silent + 1 if metrics["frac_reward_zero_std"] == 1 else 0
+        if self.silent and self.silent % SILENT_STEPS == 0:
+            self.bar.write(silence(self.silent, metrics, config), file=sys.stdout)
+
+    def outlook(self, metrics, done):
+        """What can be said after the first step, as lines: how long the others will take, what is amiss."""
+        config, left = self.config, self.config.steps - done
+        every = config.eval_every or config.steps
+        evaluations = (config.steps - 1) // every - done // every + 1 if self.held_out else 0
+        lines = [] if self.held_out else missing_formats(metrics, config)       # an evaluation has told it
+        return lines + [outlook(metrics["seconds"], left, self.evaluation_seconds, evaluations)] * (left > 0)
 
     def examine(self, description):
         """Records of the held-out problems, drawn with the same numbers every time."""
         torch.manual_seed(self.config.seed)
-        samples = self.config.eval_samples
+        samples, started = self.config.eval_samples, time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.evaluate(self.sampler, self.held_out, samples, samples, hints=self.config.hints,
-                                 description=description)
+            records = self.evaluate(self.sampler, self.held_out, samples, samples, hints=self.config.hints,
+                                    description=description)
+        self.evaluation_seconds = time.perf_counter() - started
+        return records
 
     def finish(self):
         """The last evaluation, the table, and the pictures."""

@@ -32,7 +32,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config
 
 import grpo
 import rollout
-from lab.flags import GPU, Config
+from lab.flags import Config
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -58,7 +58,7 @@ def prompts_of(count, longest, rows=1):
 
 def generate(model, prompts, budgets):      # as masa.py does
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=CUDA):
-        return rollout.generate(model, TOKENIZER, prompts, budgets, max_tokens=GPU["max_tokens"])
+        return rollout.generate(model, TOKENIZER, prompts, budgets, max_tokens=262_144)
 
 
 def measure(function, *arguments, **settings):
