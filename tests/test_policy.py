@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -195,3 +197,16 @@ def test_tokens_at_once_depend_on_the_device():
     cpu, cuda = torch.device("cpu"), torch.device("cuda:1")
     assert (tokens_at_once(None, cuda), tokens_at_once(None, cpu)) == (262_144, 32_768)
     assert tokens_at_once(7, cpu) == tokens_at_once(7, cuda) == 7
+
+
+# --- The toy model ----------------------------------------------------------------------------------------
+
+def test_a_user_without_a_home_has_the_toy_model_kept_elsewhere(tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tasks.toy_model.warm_up", lambda *arguments: None)
+    load_policy("toy")
+    assert list(tmp_path.glob("masa-toy/*/model.safetensors"))
