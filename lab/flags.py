@@ -181,7 +181,7 @@ def idle(config, defaults):
         names = [name for name in names.split() if getattr(config, name) != defaults[name]]
         names = [] if works(config) else [name for name in names if name not in said]
         said.update(names)
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        flags = ", ".join(f"--{'no_' * (defaults[name] is True)}{name}".replace("_", "-") for name in names)
         lines += [f"{flags} {'do' if names[1:] else 'does'} nothing here: only with {needs}"] * bool(names)
     return lines
 

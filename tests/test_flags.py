@@ -138,7 +138,7 @@ def test_a_switch_of_two_words():
     ("", ""), ("--algo masa-efficient --gate-by number --cutoff-factor 3 --clone", ""),
     ("--algo masa-efficient --meta-group-size 0", ""), ("--preset paper", ""),
     ("--algo grpo --meta-group-size 4 --gate-by said --no-refill",
-     "--gate-by, --refill do nothing here: only with --algo masa-efficient\n"
+     "--gate-by, --no-refill do nothing here: only with --algo masa-efficient\n"
      "--meta-group-size does nothing here: only with --algo masa or masa-efficient\n"),
     ("--clone --clone-learning-rate 1", "--clone does nothing here: only with --algo masa-efficient\n"),
     ("--clone-learning-rate 1", "--clone-learning-rate does nothing here: only with --clone\n"),
