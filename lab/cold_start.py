@@ -20,7 +20,6 @@ from grpo import NotFinite, imitate
 from rewards import ATTEMPTS, MetaPrediction, correct_expert, format_meta, mentions, notion_reward, plain
 from rollout import Group, Sampler, finished_ids, pad_rows
 from tasks.grader import last_boxed
-from tasks.problems import Problem
 from tasks.prompts import SOLUTION, encode, example_messages, meta_messages, solution_messages
 
 TEMPERATURE = 0.7                       # with examples; at 1.0 a small model is right more rarely
@@ -31,75 +30,68 @@ SOLUTION_EPOCHS, PREDICTION_EPOCHS = 1, 3
 
 
 def cold_start(run) -> dict:
-    """Train run.policy on solutions and predictions of --cold-start problems; says what came of it.
+    """Train run.policy on solutions and predictions of --cold-start problems, and say what came of it.
 
-    Returns what cold_start.json holds: figures, and the texts that were trained on. Raises ValueError with
-    one line if there is nothing to train on, or a gradient is not finite.
+    Returns what cold_start.json holds: the shares of boxed and of right solutions before each part, and the
+    texts that were trained on. Raises ValueError with one line if no solution is right with examples, or a
+    gradient is not finite.
     """
-    config, sampler, tokenizer = run.config, run.sampler, run.tokenizer
+    config, sampler, report = run.config, run.sampler, {}
     torch.manual_seed(config.seed)
-    problems, per_batch = run.stream.draw(config.cold_start), config.problems_per_step
+    problems = run.stream.draw(config.cold_start)
     optimizer = torch.optim.AdamW(run.policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    report = {"with examples": {}, "with ordinary prompts": {}, "solutions": [], "predictions": []}
 
-    def train(kind, ask, epochs):       # ask: the chat that a text answers
-        rows = [(encode(tokenizer, ask(row["problem"]), config.thinking), text)
-                for row in report[kind] for text in [finished_ids(run.policy, tokenizer, row["text"])]]
-        imitate_all(run, optimizer, rows, epochs, f"learning from {len(rows)} {kind}")
+    def solve(how, solver):
+        groups = [Group(problem, [sampler.budget]) for problem in problems]
+        for batch in in_batches(groups, config.problems_per_step, f"solving {how}"):
+            with run.sampling():
+                solver(batch)
+        texts = [text for group in groups for text in group.solutions.texts]
+        boxed = sum(last_boxed(text) is not None for text in texts) / len(texts)
+        right = sum(sum(group.correct) for group in groups) / len(texts)
+        report[how] = {"boxed": boxed, "right": right}
+        print(f"cold start: {how} {boxed:.0%} of {len(texts):,} solutions are boxed, {right:.0%} are right",
+              flush=True)
+        return groups
 
-    texts, right = [], []
-    for batch in in_batches(problems, per_batch, "solving with examples"):
-        with run.sampling():
-            kept, *graded = solve_with_examples(sampler, batch)
-        report["solutions"] += kept
-        texts, right = texts + graded[0], right + graded[1]
-    say(report, "with examples", texts, right)
-    if not report["solutions"]:
+    def learn(kind, ask, texts, epochs):        # ask: from a problem to the chat that a text of it answers
+        report[kind] = [{"problem": problem.text, "text": text} for problem, text in texts]
+        examples = [(encode(run.tokenizer, ask(problem.text), config.thinking),
+                     finished_ids(run.policy, run.tokenizer, text)) for problem, text in texts]
+        imitate_all(run, optimizer, examples, epochs, f"learning from {len(texts)} {kind}")
+
+    groups = solve("with examples", lambda batch: solve_with_examples(sampler, batch))
+    kept = [(group.problem, text) for group in groups for text in right_solutions(group)]
+    if not kept:
         raise ValueError("the cold start has nothing to learn from: with examples no solution was right. Try "
                          "easier problems, a larger --max-new-tokens or a larger model")
-    train("solutions", solution_messages, SOLUTION_EPOCHS)
-
-    texts, right = [], []
-    for batch in in_batches(problems, per_batch, "solving again"):
-        groups = [Group(problem, [sampler.budget]) for problem in batch]
-        with run.sampling():
-            sampler.solve(groups, ATTEMPTS)
-        report["predictions"] += [{"problem": group.problem.text, "text": format_meta(expert(group))}
-                                  for group in groups]
-        texts += [text for group in groups for text in group.solutions.texts]
-        right += [grade for group in groups for grade in group.correct]
-    say(report, "with ordinary prompts", texts, right)
-    train("predictions", lambda text: meta_messages(text, sampler.budget), PREDICTION_EPOCHS)
-    print(f"cold start: trained on {len(report['solutions'])} solutions and {len(report['predictions'])} "
-          f"predictions, which are in {run.path / 'cold_start.json'}", flush=True)
+    learn("solutions", solution_messages, kept, SOLUTION_EPOCHS)
+    groups = solve("with ordinary prompts", lambda batch: sampler.solve(batch, ATTEMPTS))
+    experts = [(group.problem, format_meta(expert(group))) for group in groups]
+    learn("predictions", lambda problem: meta_messages(problem, sampler.budget), experts, PREDICTION_EPOCHS)
+    print(f"cold start: trained on {len(kept)} solutions and {len(experts)} predictions, which are in "
+          f"{run.path / 'cold_start.json'}", flush=True)
     return report
 
 
-def say(report, when, texts, right):
-    """Put the shares of boxed and of right solutions into the report, and on the screen."""
-    boxed, right = (sum(part) / len(texts) for part in ([last_boxed(t) is not None for t in texts], right))
-    report[when] = {"boxed": boxed, "right": right}
-    print(f"cold start: {when} {boxed:.0%} of {len(texts):,} solutions are boxed, {right:.0%} are right",
-          flush=True)
-
-
-def solve_with_examples(sampler: Sampler, problems: list[Problem]) -> tuple[list, list, list]:
-    """Solve each problem ATTEMPTS times after solved examples: (solutions to keep, all texts, their grades).
-
-    A kept solution, {"problem": ..., "text": ...}, ended by itself and is right, in a box; of a problem at
-    most KEEP different ones are kept.
-    """
-    chats = [example_messages(problem.text, sampler.tokenizer.chat_template is None)
-             for problem in problems for _ in range(ATTEMPTS)]
+def solve_with_examples(sampler: Sampler, groups: list[Group]) -> None:
+    """As `Sampler.solve`, ATTEMPTS times, after solved examples; what follows the answer is cut off."""
+    chats = [example_messages(group.problem.text, sampler.tokenizer.chat_template is None)
+             for group in groups for _ in range(ATTEMPTS)]
     rollouts = replace(sampler, temperature=TEMPERATURE).complete(chats, [sampler.budget] * len(chats))
-    texts, kept, right = list(map(up_to_answer, rollouts.texts)), [], []
-    for i, problem in enumerate(problems):
-        rows = range(i * ATTEMPTS, (i + 1) * ATTEMPTS)
-        right += [sampler.grade(texts[row], problem) for row in rows]
-        whole = [texts[row] for row in rows
-                 if right[row] and (rollouts.finished[row] or len(texts[row]) < len(rollouts.texts[row]))]
-        kept += [{"problem": problem.text, "text": text} for text in [*dict.fromkeys(whole)][:KEEP]]
-    return kept, texts, right
+    texts = [up_to_answer(text) for text in rollouts.texts]
+    rollouts.finished |= torch.tensor([text != whole for text, whole in zip(texts, rollouts.texts)],
+                                      device=rollouts.finished.device)
+    rollouts.texts = texts
+    for i, group in enumerate(groups):
+        group.solutions = rollouts.select(list(range(i * ATTEMPTS, (i + 1) * ATTEMPTS)))
+        group.correct = [sampler.grade(text, group.problem) for text in group.solutions.texts]
+
+
+def right_solutions(group: Group) -> list[str]:
+    """At most KEEP different solutions of a group that are right and whole."""
+    rows = zip(group.solutions.texts, group.correct, group.solutions.finished.tolist())
+    return [*dict.fromkeys(text for text, right, finished in rows if right and finished)][:KEEP]
 
 
 def up_to_answer(text: str) -> str:

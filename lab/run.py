@@ -105,9 +105,9 @@ class Run:
         if config.cold_start:               # which asks with solved examples before the problem
             longest -= len(encode(self.tokenizer, example_messages("", True)))
         if config.max_prompt_tokens > longest:
-            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets: "
-                             f"lower --max-prompt-tokens (now {config.max_prompt_tokens}) or "
-                             "--max-new-tokens")
+            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets"
+                             f"{' and the examples' if config.cold_start else ''}: lower --max-prompt-tokens "
+                             f"(now {config.max_prompt_tokens}) or --max-new-tokens")
         limits = config.max_prompt_tokens, config.max_new_tokens, config.thinking
         self.problems, self.held_out = (keep_fitting(part, self.tokenizer, *limits)
                                         for part in (problems, held_out))
