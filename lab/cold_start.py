@@ -22,19 +22,16 @@ from rollout import Group, Sampler, finished_ids, pad_rows
 from tasks.grader import last_boxed
 from tasks.prompts import SOLUTION, encode, example_messages, meta_messages, solution_messages
 
-TEMPERATURE = 0.7                       # with examples; at 1.0 a small model is right more rarely
-KEEP = 3                                # different solutions of a problem, so that easy ones do not prevail
-NOTIONS = 3                             # of an expert prediction
-BATCH, LEARNING_RATE = 12, 5e-5         # of the supervised steps
-SOLUTION_EPOCHS, PREDICTION_EPOCHS = 1, 3
+TEMPERATURE = 0.7       # with examples: a small model is right more often than at 1
+KEEP, NOTIONS = 3, 3    # different solutions of a problem, so that easy ones do not prevail; of an expert
+BATCH, LEARNING_RATE, SOLUTION_EPOCHS, PREDICTION_EPOCHS = 12, 5e-5, 1, 3           # of the supervised steps
 
 
 def cold_start(run) -> dict:
     """Train run.policy on solutions and predictions of --cold-start problems, and say what came of it.
 
-    Returns what cold_start.json holds: the shares of boxed and of right solutions before each part, and the
-    texts that were trained on. Raises ValueError with one line if no solution is right with examples, or a
-    gradient is not finite.
+    Returns what cold_start.json holds: shares of boxed and of right solutions, and the texts trained on.
+    Raises ValueError with one line if no solution is right with examples, or a gradient is not finite.
     """
     config, sampler, report = run.config, run.sampler, {}
     torch.manual_seed(config.seed)
@@ -128,12 +125,11 @@ def imitate_all(run, optimizer, examples, epochs, description):
         try:
             imitate(run.policy, optimizer, rows, 1, run.config.micro_batch_tokens, run.dtype)
         except NotFinite as error:
-            raise ValueError(f"cold start: {error}. Try another --seed, or --no-bf16") from None
+            raise ValueError(f"cold start: {error}. Try another --seed, or --bf16 False") from None
 
 
 def in_batches(rows, size, description):
     """Batches of `size` rows, with a bar that moves after each."""
-    with tqdm(total=len(rows), desc=description, file=sys.stdout, dynamic_ncols=True, leave=False) as bar:
-        for start in range(0, len(rows), size):
-            yield rows[start:start + size]
-            bar.update(len(rows[start:start + size]))
+    for start in tqdm(range(0, len(rows), size), desc=description, unit="batch", file=sys.stdout,
+                      dynamic_ncols=True, leave=False):
+        yield rows[start:start + size]
