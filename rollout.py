@@ -281,6 +281,13 @@ def sampling_mode(model):
         model.train(was_training)
 
 
+def finished_ids(model, tokenizer, text: str) -> list[int]:
+    """The token ids of `text` as a completion that the policy ends by itself, to be imitated."""
+    end = tokenizer.eos_token_id
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"],
+            eos_ids(model, tokenizer)[0] if end is None else end]
+
+
 def eos_ids(model, tokenizer) -> list[int]:
     """All token ids that end a completion: the tokenizer's, and those of the generation config."""
     configured = model.generation_config.eos_token_id

@@ -53,7 +53,7 @@ class Essentials:
         "what is expected to teach nothing")
     preset: Literal["toy", "gpu", "paper"] | None = flag(
         None, "values for flags that are not given: gpu (one card), paper; toy goes with the toy model")
-    steps: int = flag(60, "training steps", least=1)
+    steps: int = flag(60, "training steps; 0 for a cold start alone", least=0)
     seed: int = flag(0, "of the order of problems and of sampling", least=0, most=SEEDS)
     output: str | None = flag(None, "folder of the run; by default runs/MODEL-DATA-ALGO-SEED")
     resume: bool = flag(False, "go on with the run in the output folder")
@@ -76,6 +76,8 @@ class Sampling:
 @dataclass
 class Method:
     _argument_group_name = "the method"
+    cold_start: int = flag(0, "training problems on which a model first learns from its own text to box and "
+                           "to predict; needed where few solutions are boxed before training", least=0)
     notion_variant: Literal["count", "rate"] = flag(
         "count", "a notion is rewarded if more right than wrong solutions have it, by their number (count, "
         "the paper's) or by their share (rate)")
@@ -192,6 +194,13 @@ class Config(*reversed(GROUPS)):
 
     def check(self):
         """Raises ValueError with one line if values make no sense together."""
+        if not self.steps and not self.cold_start:
+            raise ValueError("--steps 0 is for a cold start alone: give --cold-start, or steps")
+        if self.cold_start and self.model == "toy":
+            raise ValueError("--cold-start is for pretrained models: the toy model boxes and predicts")
+        if self.cold_start and self.beta:
+            raise ValueError("--beta would hold the policy near the model before its cold start: start it "
+                             "alone (--steps 0), and give the checkpoint of that as --model")
         if self.algo == "masa" and not self.meta_group_size:
             raise ValueError("--algo masa needs predictions: give --meta-group-size, or use --algo grpo")
         if self.algo == "masa-efficient" and not self.meta_group_size and self.gate_by in ("said", "number"):

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from lab.metrics import averages, bootstrap, paired, per_problem, summarise
 
 DETAILS = ("pass@", "meta/error", "meta/gating")            # not in the table of a training run
+CURE = "--cold-start 250 first teaches these formats, on 250 problems and from the model's own text"
 FEW = 0.5       # share of boxed solutions, or of readable predictions, below which a run says what to do
 
 
@@ -200,7 +201,7 @@ def missing_formats(figures, config):
         return []
     clipped = figures["completions/clipped_ratio"]
     return [f"Only {' and '.join(parts)}, and the others earn nothing. "
-            "--cold-start 250 first teaches these formats, on 250 problems and from the model's own text. "
+            f"{f'Raise --cold-start (now {config.cold_start})' if config.cold_start else CURE}. "
             f"If texts break off, raise --max-new-tokens (now {config.max_new_tokens}; {clipped:.0%} of the "
             f"solutions do) or --max-meta-tokens (now {config.max_meta_tokens})"]
 

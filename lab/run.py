@@ -18,6 +18,7 @@ from functools import partial
 import torch
 
 from gating import Audit, CountReader
+from lab.cold_start import cold_start
 from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room, tokens_at_once
@@ -36,6 +37,7 @@ from lab.report import (
 from lab.results import read_results
 from rollout import Sampler
 from tasks.problems import ProblemStream, fingerprint, load_problems, split
+from tasks.prompts import encode, example_messages
 
 SILENT_STEPS = 5        # in a row in which no group of solutions had variance: then a run says what to do
 
@@ -110,10 +112,12 @@ class Run:
         """Keep the problems whose prompts fit; raises ValueError if too few are left."""
         config = self.config
         longest = room(self.policy, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
+        if config.cold_start:               # which asks with solved examples before the problem
+            longest -= len(encode(self.tokenizer, example_messages("", True)))
         if config.max_prompt_tokens > longest:
-            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets: "
-                             f"lower --max-prompt-tokens (now {config.max_prompt_tokens}) or "
-                             "--max-new-tokens")
+            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets"
+                             f"{' and the examples' if config.cold_start else ''}: lower --max-prompt-tokens "
+                             f"(now {config.max_prompt_tokens}) or --max-new-tokens")
         limits = config.max_prompt_tokens, config.max_new_tokens, config.thinking
         self.problems, self.held_out = (keep_fitting(part, self.tokenizer, *limits)
                                         for part in (problems, held_out))
@@ -121,6 +125,9 @@ class Run:
             raise ValueError(f"{config.data} leaves {len(self.problems)} problems to train on, fewer than "
                              f"--problems-per-step {config.problems_per_step}; {len(self.held_out)} are "
                              "held out")
+        if config.cold_start > len(self.problems):
+            raise ValueError(f"--cold-start {config.cold_start} is more than the {len(self.problems)} "
+                             f"problems of {config.data} to train on")
 
     def compute(self, on_card):
         """Precision, memory, optimisers and sampler."""
@@ -198,8 +205,10 @@ class Run:
             self.folder.write_json("before.json", self.examine("before training"))
             before = read_json(self.path / "before.json")
             print_table({"before": before})
-            for line in missing_formats(summarise(before), config):
+            for line in missing_formats(summarise(before), config) if not config.cold_start else ():
                 print(line)
+        if config.cold_start and self.state["step"] == 0:
+            self.start()
         self.stop.listen()
         self.bar = progress_bar(config.steps, config.algo, "step", initial=self.state["step"])
         while self.state["step"] < config.steps and self.broken < 2 and not self.stop.signal:
@@ -224,6 +233,18 @@ class Run:
             self.exit_code = 128 + self.stop.signal
         else:
             self.finish()
+
+    def start(self):
+        """The cold start of a run that has no checkpoint yet, and what the held-out problems say of it."""
+        if self.fresh:
+            self.folder.write_json("cold_start.json", cold_start(self))
+            self.state["position"] = self.stream.position
+            self.save()
+        if self.held_out:
+            self.folder.write_json("started.json", self.examine("after the cold start"))
+            print_table(self.evaluations())
+            for line in missing_formats(summarise(self.evaluations()["started"]), self.config):
+                print(line)
 
     def keep(self, batch, metrics):
         """Log a step, and evaluate, show and save where it is time to."""
@@ -284,19 +305,24 @@ class Run:
         self.evaluation_seconds = time.perf_counter() - started
         return records
 
+    def evaluations(self):
+        """The records of the evaluations until now: {"before": ..., "started": ..., "after": ...}."""
+        return {when: read_json(self.path / f"{when}.json") for when in ("before", "started", "after")
+                if (self.path / f"{when}.json").exists()}
+
     def finish(self):
         """The last evaluation, the table, and the pictures."""
-        evaluations = {}
-        if self.held_out:
+        if self.held_out and self.config.steps:
             self.folder.write_json("after.json", self.examine("after training"))
-            evaluations = {when: read_json(self.path / f"{when}.json") for when in ("before", "after")}
-            print_table(evaluations)
+            print_table(self.evaluations())
+        evaluations = self.evaluations()
         try:
             from lab.pictures import plot_awareness, plot_curves  # matplotlib takes a second to load
             if evaluations:
                 plot_awareness(evaluations, self.path / "awareness.png")
-            plot_curves(self.folder.read("metrics.jsonl"), self.path / "curves.png",
-                        f"{self.config.algo} on {self.config.model}", evaluations)
+            if self.config.steps:
+                plot_curves(self.folder.read("metrics.jsonl"), self.path / "curves.png",
+                            f"{self.config.algo} on {self.config.model}", evaluations)
         except ImportError as error:
             print(f"No pictures: {error}. They need matplotlib")
         print(f"{self.state['step']} steps, {self.state['tokens']:,} tokens and {self.state['seconds']:.0f} "

@@ -15,7 +15,7 @@ from tasks import toy_model
 @pytest.mark.parametrize("arguments, said", [
     ("--group-size 1", "--group-size is 1, it must be at least 2"),
     ("--max-new-tokens -5", "--max-new-tokens is -5"),
-    ("--steps 0", "--steps is 0"),
+    ("--steps 0", "--steps 0 is for a cold start alone"),
     ("--learning-rate nan", "--learning-rate is nan"),
     ("--temperature 0", "--temperature is 0.0"),
     ("--gate-margin 1.5", "--gate-margin is 1.5, it must be at most 1"),
