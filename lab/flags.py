@@ -3,11 +3,14 @@
 A new flag is one line here. `tools/reference.py` writes docs/flags.md from this file.
 """
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from transformers import HfArgumentParser
+
+from tasks.problems import short_name
 
 SEEDS = 2**31 - 1
 
@@ -28,7 +31,8 @@ def flag(default, text, least=None, above=None, most=None):
 class Essentials:
     _argument_group_name = "what most runs need"
     model: str = flag("toy", "the policy: toy (built in), a local folder, or a model id of the hub")
-    data: str | None = flag(None, "problems: toy, a file (.parquet, .jsonl, .json, .csv), or a hub id")
+    data: str | None = flag(None, "problems: toy, a file (.parquet, .jsonl, .json, .csv), a hub id, or "
+                            "reasoning-gym:TASK,option=value,... (a package that makes problems)")
     data_split: str = flag("train", "split of a dataset of the hub")
     eval_data: str | None = flag(None, "held-out problems; by default some that are taken out of --data")
     algo: Literal["grpo", "masa", "masa-efficient"] = flag(
@@ -158,7 +162,8 @@ class Config(*reversed(GROUPS)):
         config = cls(**parse_groups(GROUPS, "", arguments, PRESETS[name]))
         config.data = config.data or "toy"
         path = Path(config.model)
-        names = [path.parent.name if path.name == "checkpoint" else path.name, Path(config.data).stem]
+        names = [path.parent.name if path.name == "checkpoint" else path.name,
+                 re.sub(r"[^\w.]+", "-", short_name(config.data))]
         names = [*dict.fromkeys(names), "grpo-dynamic" if config.dynamic_sampling else config.algo]
         config.output = config.output or f"runs/{'-'.join(names).lower()}-{config.seed}"
         config.check()
@@ -170,7 +175,8 @@ class EvalConfig:
     """All flags of an evaluation."""
     model: str = flag("toy", "the policy: toy, a folder such as runs/toy-masa-0/checkpoint, or a hub id")
     data: str = flag("toy", "problems, separated by commas: toy, benchmarks (docs/benchmarks.md lists them), "
-                     "NAME=FILE for a local copy of one, other files, or dataset ids of the hub")
+                     "NAME=FILE for a local copy of one, other files, hub ids, or "
+                     "reasoning-gym:TASK,option=value,...")
     samples: int = flag(8, "n, solutions per problem; the paper has 32", least=1)
     metas: int = flag(8, "M, meta predictions per problem; 0 for none", least=0)
     hints: bool = flag(False, "solve also with predicted notions in the prompt, and compare")

@@ -25,7 +25,7 @@ from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
 from lab.report import Reporter, one_of_each, print_rollouts, print_table
 from lab.results import read_results
 from rollout import Sampler
-from tasks.problems import ProblemStream, fingerprint, load_problems, split
+from tasks.problems import ProblemStream, fingerprint, is_generated, load_problems, split
 
 SILENT_STEPS = 5        # in a row without a gradient, after which a run says what may be wrong
 
@@ -304,6 +304,6 @@ class StopRequest:
 def read_problems(config):
     """Problems to train on, and held-out ones: two lists."""
     held_out = config.eval_problems
-    if held_out and (config.data == "toy" or config.eval_data):
-        held_out = load_problems(config.eval_data or "toy", "test", config.eval_problems)
+    if held_out and (is_generated(config.data) or config.eval_data):
+        held_out = load_problems(config.eval_data or config.data, "test", config.eval_problems)
     return split(load_problems(config.data, config.data_split), held_out)
