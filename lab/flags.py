@@ -13,6 +13,7 @@ from transformers import HfArgumentParser
 from tasks.problems import short_name
 
 SEEDS = 2**31 - 1
+LORA_RATE = 10                  # learning rates of adapters, in units of those of all weights
 
 
 class Help(str):
@@ -94,7 +95,10 @@ class Method:
 @dataclass
 class Optimisation:
     _argument_group_name = "optimisation"
-    learning_rate: float = flag(4e-4, "of AdamW", above=0)
+    lora_rank: int = flag(0, "train a LoRA adapter of this rank on all linear layers, not all weights; "
+                          "needs peft", least=0)
+    learning_rate: float = flag(4e-4, "of AdamW; with --lora-rank the defaults of both rates are ten times "
+                                "those of all weights", above=0)
     weight_decay: float = flag(0.0, "of AdamW", least=0)
     warmup_steps: int = flag(5, "steps over which the learning rate rises to its constant value", least=0)
     inner_epochs: int = flag(1, "passes over the rollouts of a step", least=1)
@@ -151,6 +155,9 @@ class Config(*reversed(GROUPS)):
             raise ValueError("--hints need predictions: give --meta-group-size")
         if self.algo == "grpo" and self.hints:
             raise ValueError("--hints need predictions: use them with --algo masa or masa-efficient")
+        if self.lora_rank and self.model == "toy":
+            raise ValueError("--lora-rank is for models from folders or the hub: the toy model is small "
+                             "enough")
         if self.algo != "grpo" and self.dynamic_sampling:
             raise ValueError("--dynamic-sampling is for --algo grpo; masa-efficient refills by prediction")
 
@@ -159,7 +166,9 @@ class Config(*reversed(GROUPS)):
         """The Config of a command line; a preset fills in the flags that are not given."""
         given = parse_groups(GROUPS, "MASA, from scratch. docs/flags.md is a table of these.", arguments)
         name = given["preset"] or ("toy" if given["model"] == "toy" else "gpu")
-        config = cls(**parse_groups(GROUPS, "", arguments, PRESETS[name]))
+        rates = {rate: LORA_RATE * PRESETS[name].get(rate, getattr(cls, rate))
+                 for rate in ("learning_rate", "clone_learning_rate") if given["lora_rank"]}
+        config = cls(**parse_groups(GROUPS, "", arguments, PRESETS[name] | rates))
         config.data = config.data or "toy"
         path = Path(config.model)
         names = [path.parent.name if path.name == "checkpoint" else path.name,

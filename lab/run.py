@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from gating import Audit, CountReader
+from lab.adapter import WithoutAdapter, base_of, halve_frozen
 from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
@@ -67,15 +68,21 @@ class Run:
         self.reporter = Reporter(config.report_to, self.path, asdict(config))
         checkpoint = self.folder.load_trainer() if config.resume else None
         source = config.model if checkpoint is None else self.folder.checkpoint
-        check_name(source)
+        check_name(source, config.lora_rank)
+        if config.beta and config.lora_rank and base_of(config.model):
+            raise ValueError(f"--beta compares with the initial policy, which is {config.model} with its "
+                             "adapter: merge it first (tools/merge.py)")
         problems, held_out = read_problems(config)
         self.folder.write_once("problems.json", {"training": fingerprint(problems),
                                                  "held out": fingerprint(held_out)})
         if checkpoint and held_out:
             read_results(self.path / "before.json")
-        self.policy, self.tokenizer = load_policy(source, self.device, config.trust_remote_code)
-        self.reference = (load_policy(config.model, self.device, config.trust_remote_code)[0].eval()
-                          if config.beta else None)
+        self.policy, self.tokenizer = load_policy(source, "cpu" if config.lora_rank else self.device,
+                                                  config.trust_remote_code, config.lora_rank, config.seed)
+        self.reference = None
+        if config.beta:
+            self.reference = (WithoutAdapter(self.policy) if config.lora_rank else
+                              load_policy(config.model, self.device, config.trust_remote_code)[0].eval())
         self.fit(problems, held_out)
         self.compute(self.device.type == "cuda")
         self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
@@ -118,10 +125,14 @@ class Run:
         bf16, checkpointing = (on_card if value is None else value
                                for value in (config.bf16, config.gradient_checkpointing))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
+        if config.lora_rank and bf16:
+            halve_frozen(self.policy)
+        self.policy.to(self.device)             # only now, since a large model may fit only when it is halved
         if checkpointing:
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # Fused, since otherwise a step on a card copies all weights for a moment.
-        adamw = partial(torch.optim.AdamW, list(self.policy.parameters()), fused=on_card or None)
+        trained = [weights for weights in self.policy.parameters() if weights.requires_grad]
+        adamw = partial(torch.optim.AdamW, trained, fused=on_card or None)
         self.optimizer = adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
         # Cloning has moments of its own: in the policy's, its gradients would drown those of the rewards.
         self.cloner = adamw(lr=config.clone_learning_rate, weight_decay=0.0)
