@@ -121,7 +121,8 @@ class Sampler:
     thinking: bool = False
     max_tokens: int | None = None
     instruction: str | None = None
-    grade: Callable = lambda text, problem: grade(text, problem.answer)
+    grade: Callable = lambda text, problem: (problem.score(text) if problem.score
+                                             else grade(text, problem.answer))
     prefilled: int = 0
     progress: Callable[[int, int], None] | None = None
 

@@ -3,6 +3,7 @@
 A new flag is one line here. `tools/reference.py` writes docs/flags.md from this file.
 """
 
+import re
 from argparse import SUPPRESS, Action
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Literal
 
 from transformers import HfArgumentParser
 
+from tasks.problems import short_name
+
 SEEDS = 2**31 - 1
+LORA_RATE = 10                  # learning rates of adapters, in units of those of all weights
 
 
 class Help(str):
@@ -45,7 +49,8 @@ def switch(name, text):
 class Essentials:
     _argument_group_name = "what most runs need"
     model: str = flag("toy", "the policy: toy (built in), a local folder, or a model id of the hub")
-    data: str | None = flag(None, "problems: toy, a file (.parquet, .jsonl, .json, .csv), or a hub id")
+    data: str | None = flag(None, "problems: toy, a file (.parquet, .jsonl, .json, .csv), a hub id, or "
+                            "reasoning-gym:TASK,option=value,... (a package that makes problems)")
     data_split: str = flag("train", "split of a dataset of the hub")
     eval_data: str | None = flag(None, "held-out problems; by default some that are taken out of --data")
     algo: Literal["grpo", "masa", "masa-efficient"] = flag(
@@ -113,7 +118,10 @@ class Method:
 @dataclass
 class Optimisation:
     _argument_group_name = "optimisation"
-    learning_rate: float = flag(4e-4, "of AdamW", above=0)
+    lora_rank: int = flag(0, "train a LoRA adapter of this rank on all linear layers, not all weights; "
+                          "needs peft", least=0)
+    learning_rate: float = flag(4e-4, "of AdamW; with --lora-rank the defaults of both rates are ten times "
+                                "those of all weights", above=0)
     weight_decay: float = flag(0.0, "of AdamW", least=0)
     warmup_steps: int = flag(5, "steps over which the learning rate rises to its constant value", least=0)
     inner_epochs: int = flag(1, "passes over the rollouts of a step", least=1)
@@ -215,6 +223,9 @@ class Config(*reversed(GROUPS)):
             raise ValueError("--hints need predictions: give --meta-group-size")
         if self.algo == "grpo" and self.hints:
             raise ValueError("--hints need predictions: use them with --algo masa or masa-efficient")
+        if self.lora_rank and self.model == "toy":
+            raise ValueError("--lora-rank is for models from folders or the hub: the toy model is small "
+                             "enough")
         if self.algo != "grpo" and self.dynamic_sampling:
             raise ValueError("--dynamic-sampling is for --algo grpo; masa-efficient refills by prediction")
 
@@ -223,14 +234,17 @@ class Config(*reversed(GROUPS)):
         """The Config of a command line; a preset fills in the flags that are not given."""
         given = parse_groups(GROUPS, ABOUT, arguments)
         name = given["preset"] or ("toy" if given["model"] == "toy" else "gpu")
-        config = cls(**parse_groups(GROUPS, "", arguments, PRESETS[name]))
+        rates = {rate: LORA_RATE * PRESETS[name].get(rate, getattr(cls, rate))
+                 for rate in ("learning_rate", "clone_learning_rate") if given["lora_rank"]}
+        config = cls(**parse_groups(GROUPS, "", arguments, PRESETS[name] | rates))
         config.data = config.data or "toy"
         path = Path(config.model)
-        names = [path.parent.name if path.name == "checkpoint" else path.name, Path(config.data).stem]
+        names = [path.parent.name if path.name == "checkpoint" else path.name,
+                 re.sub(r"[^\w.]+", "-", short_name(config.data))]
         names = [*dict.fromkeys(names), "grpo-dynamic" if config.dynamic_sampling else config.algo]
         config.output = config.output or f"runs/{'-'.join(names).lower()}-{config.seed}"
         config.check()
-        for line in idle(config, parse_groups(GROUPS, "", [], PRESETS[name])):
+        for line in idle(config, parse_groups(GROUPS, "", [], PRESETS[name] | rates)):
             print(line)
         return config
 
@@ -240,7 +254,8 @@ class EvalConfig:
     """All flags of an evaluation."""
     model: str = flag("toy", "the policy: toy, a folder such as runs/toy-masa-0/checkpoint, or a hub id")
     data: str = flag("toy", "problems, separated by commas: toy, benchmarks (docs/benchmarks.md lists them), "
-                     "NAME=FILE for a local copy of one, other files, or dataset ids of the hub")
+                     "NAME=FILE for a local copy of one, other files, hub ids, or "
+                     "reasoning-gym:TASK,option=value,...")
     samples: int = flag(8, "n, solutions per problem; the paper has 32", least=1)
     metas: int = flag(8, "M, meta predictions per problem; 0 for none", least=0)
     hints: bool = flag(False, "solve also with predicted notions in the prompt, and compare")

@@ -10,6 +10,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from grpo import token_logprobs
+from lab.adapter import add_adapter, base_of, load_adapter, need_peft
 from tasks.problems import notice_offline, one_line
 from tasks.prompts import PHRASES, control_tokens, encode, meta_messages, solution_messages
 
@@ -22,12 +23,15 @@ transformers.logging.disable_progress_bar()     # that of writing a checkpoint w
 HUB_ID = r"[^./~][^/]*(/[^/]*)?"
 
 
-def check_name(name):
+def check_name(name, lora_rank=0):
     """Raises ValueError with one line if `name` can be no model, without loading it.
 
     For an id of the hub it also notices that there is no network: call it before anything asks the hub.
+    lora_rank: of the adapter that will be trained, 0 for none.
     """
     folder, fault = Path(name), None
+    if lora_rank:
+        need_peft("--lora-rank")
     if name == "toy":
         return
     if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
@@ -36,8 +40,13 @@ def check_name(name):
         fault = "neither toy, nor a folder, nor a model id of the hub (owner/name)"
     elif not folder.exists():
         notice_offline()
-    elif (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        fault = "a LoRA adapter: merge it into its model (peft's merge_and_unload), and save that"
+    elif base_of(name):
+        need_peft(f"model {name}, an adapter,")
+        try:
+            check_name(base_of(name))
+        except ValueError as error:
+            raise ValueError(f"model {name} is an adapter, and its base {error}") from None
+        return
     elif not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
         inside = [f": did you mean {found}?" for found in sorted(folder.glob("checkpoint*"))]
         fault = f"a folder without config.json or without weights (*.safetensors){''.join(inside[-1:])}"
@@ -47,9 +56,11 @@ def check_name(name):
         raise ValueError(f"model {name} is {fault}")
 
 
-def load_policy(name, device="cpu", trust_remote_code=False):
+def load_policy(name, device="cpu", trust_remote_code=False, lora_rank=0, seed=0):
     """The model, in float32 on `device`, and the tokenizer: "toy", a local folder, or a model id of the hub.
 
+    A folder with a LoRA adapter is its base model with the adapter merged into it. With a lora_rank, all
+    weights are frozen but those of an adapter of that rank: the folder's, or a new one drawn with `seed`.
     Weights are read from safetensors only. Raises ValueError with one line that says what is wrong.
     """
     if name == "toy":
@@ -61,13 +72,19 @@ def load_policy(name, device="cpu", trust_remote_code=False):
             torch.set_num_threads(1)                # slower on a busy machine, since threads that wait spin
         model, tokenizer = toy_model.load(PHRASES, render)
         return model.to(device), tokenizer
-    check_name(name)
+    check_name(name, lora_rank)
+    base = base_of(name)
+    source, words = base or name, name if any(Path(name).glob("tokenizer*")) else base or name
     try:
-        config = without_noise(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = without_noise(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
+        tokenizer = AutoTokenizer.from_pretrained(words, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
             trust_remote_code=trust_remote_code)
+        if base:
+            load_adapter(model, name, lora_rank)
+        elif lora_rank:
+            add_adapter(model, name, lora_rank, seed)
         check(model.to(device), tokenizer, sorted(report["missing_keys"]))
     except Exception as error:              # no such model, unknown type, damaged weights, no network
         raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None
@@ -112,7 +129,8 @@ def check(model, tokenizer, missing):
     model.eval()
     own = model(input_ids=ids[:, 2:], attention_mask=ids[:, 2:] > 1).logits[:, :-1].log_softmax(-1)
     if not torch.allclose(logprobs, again, rtol=0, atol=1e-3):
-        raise ValueError("two passes in train mode differ: set its dropout to 0 in config.json")
+        raise ValueError("two passes in train mode differ: set its dropout to 0 in config.json or "
+                         "adapter_config.json")
     if not torch.allclose(logprobs, own.gather(2, ids[:, 3:, None])[..., 0], rtol=0, atol=1e-3):
         raise ValueError("it ignores padding, or changes its LM head's logits in a way unknown to grpo.py")
 
@@ -149,7 +167,7 @@ def check_size(name, config, device, bytes_each, what):
     if name == "toy":
         return
     try:
-        shape = AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+        shape = AutoConfig.from_pretrained(base_of(name) or name, trust_remote_code=config.trust_remote_code)
         with torch.device("meta"):
             parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
     except Exception:           # load_policy will say what is wrong with it

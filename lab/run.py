@@ -18,6 +18,7 @@ from functools import partial
 import torch
 
 from gating import Audit, CountReader
+from lab.adapter import WithoutAdapter, base_of, halve_frozen
 from lab.cold_start import cold_start
 from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
@@ -36,7 +37,7 @@ from lab.report import (
 )
 from lab.results import read_results
 from rollout import Sampler
-from tasks.problems import ProblemStream, fingerprint, load_problems, split
+from tasks.problems import ProblemStream, fingerprint, is_generated, load_problems, split
 from tasks.prompts import encode, example_messages
 
 SILENT_STEPS = 5        # in a row in which no group of solutions had variance: then a run says what to do
@@ -79,16 +80,26 @@ class Run:
         self.reporter = Reporter(config.report_to, self.path, asdict(config))
         checkpoint = self.folder.load_trainer() if config.resume else None
         source = config.model if checkpoint is None else self.folder.checkpoint
-        check_name(source)
-        check_size(source, config, self.device, 16, "weights, gradients and the two moments of AdamW")
+        check_name(source, config.lora_rank)
+        each, needs = 16, "weights, gradients and the two moments of AdamW"
+        if config.lora_rank:
+            half = self.device.type == "cuda" if config.bf16 is None else config.bf16
+            each, needs = 2 if half else 4, "its frozen weights"
+        check_size(source, config, self.device, each, needs)
+        if config.beta and config.lora_rank and base_of(config.model):
+            raise ValueError(f"--beta compares with the initial policy, which is {config.model} with its "
+                             "adapter: merge it first (tools/merge.py)")
         problems, held_out = read_problems(config)
         self.folder.write_once("problems.json", {"training": fingerprint(problems),
                                                  "held out": fingerprint(held_out)})
         if checkpoint and held_out:
             read_results(self.path / "before.json")
-        self.policy, self.tokenizer = load_policy(source, self.device, config.trust_remote_code)
-        self.reference = (load_policy(config.model, self.device, config.trust_remote_code)[0].eval()
-                          if config.beta else None)
+        self.policy, self.tokenizer = load_policy(source, "cpu" if config.lora_rank else self.device,
+                                                  config.trust_remote_code, config.lora_rank, config.seed)
+        self.reference = None
+        if config.beta:
+            self.reference = (WithoutAdapter(self.policy) if config.lora_rank else
+                              load_policy(config.model, self.device, config.trust_remote_code)[0].eval())
         self.fit(problems, held_out)
         self.compute(self.device.type == "cuda")
         self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
@@ -135,10 +146,14 @@ class Run:
         bf16, checkpointing = (on_card if value is None else value
                                for value in (config.bf16, config.gradient_checkpointing))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
+        if config.lora_rank and bf16:
+            halve_frozen(self.policy)
+        self.policy.to(self.device)             # only now, since a large model may fit only when it is halved
         if checkpointing:
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # Fused, since otherwise a step on a card copies all weights for a moment.
-        adamw = partial(torch.optim.AdamW, list(self.policy.parameters()), fused=on_card or None)
+        trained = [weights for weights in self.policy.parameters() if weights.requires_grad]
+        adamw = partial(torch.optim.AdamW, trained, fused=on_card or None)
         self.optimizer = adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
         # Cloning has moments of its own: in the policy's, its gradients would drown those of the rewards.
         self.cloner = adamw(lr=config.clone_learning_rate, weight_decay=0.0)
@@ -356,6 +371,6 @@ class StopRequest:
 def read_problems(config):
     """Problems to train on, and held-out ones: two lists."""
     held_out = config.eval_problems
-    if held_out and (config.data == "toy" or config.eval_data):
-        held_out = load_problems(config.eval_data or "toy", "test", config.eval_problems)
+    if held_out and (is_generated(config.data) or config.eval_data):
+        held_out = load_problems(config.eval_data or config.data, "test", config.eval_problems)
     return split(load_problems(config.data, config.data_split), held_out)

@@ -39,7 +39,6 @@ def test_no_such_model(name):
     ("config.json pytorch_model.bin tokenizer.json", "(*.safetensors)"),
     ("config.json checkpoint/config.json metrics.jsonl", "checkpoint?"),
     ("config.json model.safetensors", "a folder without a tokenizer"),
-    ("adapter_config.json adapter_model.safetensors", "a LoRA adapter: merge it"),
     ("model-Q4.gguf", "in GGUF"), ("model-Q4.gguf config.json", "in GGUF")])
 def test_a_folder_of_another_kind_is_named_without_loading_it(tmp_path, files, said):
     for file in map(tmp_path.joinpath, files.split()):
