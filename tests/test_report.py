@@ -102,11 +102,12 @@ def test_how_long_a_run_will_take():
     (0.6, 0.6, "", None), (0.03, 0.6, "", "Only 3% of the solutions put their answer in \\boxed{}, and the"),
     (0.6, 0.25, "", "Only 25% of the predictions have a readable pass rate, and"),
     (0.0, 0.25, "", "in \\boxed{} and 25% of the predictions"),
-    (0.6, 0.0, "--algo grpo", None), (0.6, 0.0, "--algo masa-efficient --meta-group-size 0", None)])
+    (0.0, 0.0, "--model toy", None), (0.6, 0.0, "--algo grpo", None),
+    (0.6, 0.0, "--algo masa-efficient --meta-group-size 0", None)])
 def test_formats_that_are_not_kept_are_told_with_what_to_do(boxed, readable, flags, named):
     figures = {"completions/boxed": boxed, "completions/clipped_ratio": 0.75,
                "meta/valid/pass_rate": readable}
-    lines = missing_formats(figures, Config.parse(flags.split()))
+    lines = missing_formats(figures, Config.parse(["--model", "m", "--preset", "toy", *flags.split()]))
     assert len(lines) == (named is not None)
     for line in lines:
         assert named in line and "\n" not in line
@@ -114,7 +115,7 @@ def test_formats_that_are_not_kept_are_told_with_what_to_do(boxed, readable, fla
 
 
 def test_what_asks_for_no_box_misses_none():
-    assert missing_formats({"accuracy": 0.5, "completions/clipped_ratio": 0.1}, Config()) == []
+    assert missing_formats({"accuracy": 0.5, "completions/clipped_ratio": 0.1}, Config(model="m")) == []
 
 
 @pytest.mark.parametrize("reward, boxed, cure", [
@@ -122,7 +123,7 @@ def test_what_asks_for_no_box_misses_none():
     (0.5, 1.0, "always or never")])
 def test_steps_that_teach_nothing_are_told_with_what_to_do(reward, boxed, cure):
     metrics = {"reward": reward, "completions/boxed": boxed, "completions/clipped_ratio": 0.0}
-    line = silence(10, metrics, Config())
+    line = silence(10, metrics, Config(model="m"))
     assert "in 10 steps" in line and "\n" not in line
     cures = ("--cold-start", "Take easier", "Take harder", "always or never")
     assert [part for part in cures if part in line] == [part for part in cures if cure.startswith(part)]
