@@ -36,7 +36,7 @@ def cold_start(run) -> dict:
     config, sampler, report = run.config, run.sampler, {}
     torch.manual_seed(config.seed)
     problems = run.stream.draw(config.cold_start)
-    optimizer = torch.optim.AdamW(run.policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    optimizer = run.adamw(lr=LEARNING_RATE, weight_decay=0.0)
 
     def solve(how, solver):
         groups = [Group(problem, [sampler.budget]) for problem in problems]

@@ -47,9 +47,9 @@ class Run:
     """Everything of a run but its algorithm. `evaluate(sampler, problems, n, m, description=...)` gives
     records.
 
-    policy, tokenizer, sampler, reference (for --beta, else None), optimizer, cloner, device, dtype (of
-    computing); stream: the order of problems; rng: random.Random, seeded anew in each step; gate_audit,
-    cutoff_audit, reader: see gating.py; experts: collected for cloning.
+    policy, tokenizer, sampler, reference (for --beta, else None), optimizer, cloner, adamw (makes one more),
+    device, dtype (of computing); stream: the order of problems; rng: random.Random, seeded anew in each step;
+    gate_audit, cutoff_audit, reader: see gating.py; experts: collected for cloning.
     """
     PARTS = ("optimizer", "cloner", "gate_audit", "cutoff_audit", "reader")         # what has a state to save
 
@@ -153,10 +153,10 @@ class Run:
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # Fused, since otherwise a step on a card copies all weights for a moment.
         trained = [weights for weights in self.policy.parameters() if weights.requires_grad]
-        adamw = partial(torch.optim.AdamW, trained, fused=on_card or None)
-        self.optimizer = adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.adamw = partial(torch.optim.AdamW, trained, fused=on_card or None)
+        self.optimizer = self.adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
         # Cloning has moments of its own: in the policy's, its gradients would drown those of the rewards.
-        self.cloner = adamw(lr=config.clone_learning_rate, weight_decay=0.0)
+        self.cloner = self.adamw(lr=config.clone_learning_rate, weight_decay=0.0)
         self.sampler = Sampler(
             self.policy, self.tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
             thinking=config.thinking, max_tokens=tokens_at_once(config.max_tokens, self.device))
