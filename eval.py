@@ -12,7 +12,6 @@ soon as it is done: the same command goes on where it was interrupted, and draws
 """
 
 import os
-import sys
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
 # Growing caches must not fragment a card.
@@ -26,11 +25,11 @@ from contextlib import closing
 from zlib import crc32
 
 import torch
-from tqdm import tqdm
 
 from lab.command import command_line
 from lab.flags import EvalConfig
-from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room
+from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room, tokens_at_once
+from lab.report import SampledCount, progress_bar
 from lab.results import Results, fingerprint, read_results
 from rewards import meta_rewards
 from rollout import Group, Sampler
@@ -60,8 +59,9 @@ def evaluate(sampler: Sampler, problems: list[Problem], samples: int, metas: int
     """
     records = list(done)
     per_batch = max(1, (sampler.max_tokens or 32_768) // (max(samples, metas) * (sampler.budget + 128)))
-    with tqdm(total=len(problems) + sum(others), initial=len(records) + others[0], desc=description,
-              unit="problem", file=sys.stdout, dynamic_ncols=True, leave=False) as bar:
+    with progress_bar(len(problems) + sum(others), description, "problem", leave=False,
+                      initial=len(records) + others[0]) as bar:
+        sampler.progress = SampledCount(bar)
         while len(records) < len(problems):
             batch = problems[len(records):len(records) + per_batch]
             if seed is not None:
@@ -123,9 +123,9 @@ def run(config: EvalConfig) -> Results:
     check_name(config.model)                                # first, since it notices a missing network
     device = pick_device(config.device)
     sets = load_sets(config.data, config.limit, config.allow_code_execution)
-    check_size(config, device)
-    model, tokenizer = load_policy(config.model, trust_remote_code=config.trust_remote_code)
     bf16 = device.type == "cuda" if config.bf16 is None else config.bf16
+    check_size(config.model, config, device, 2 if bf16 else 4, "its weights alone")
+    model, tokenizer = load_policy(config.model, trust_remote_code=config.trust_remote_code)
     longest = room(model, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
     for name, (benchmark, problems) in sets.items():
         fitting = keep_fitting(problems, tokenizer, longest, config.max_new_tokens, config.thinking)
@@ -142,7 +142,7 @@ def run(config: EvalConfig) -> Results:
         for parameter in model.parameters() if bf16 else ():        # not the buffers: angles of positions
             parameter.data = parameter.data.bfloat16()              # would be off by radians
         model.to(device).eval()
-        max_tokens = config.max_tokens or (262_144 if device.type == "cuda" else 32_768)
+        max_tokens = tokens_at_once(config.max_tokens, device)
         before, total = 0, sum(len(problems) for _, problems in sets.values())
         for number, (name, (benchmark, problems)) in enumerate(sets.items(), 1):
             clock = time.perf_counter()

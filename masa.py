@@ -33,7 +33,7 @@ from lab.flags import Config
 from lab.reading import FEATURES, number_mass
 from lab.run import Run
 from rewards import REWARDS, correct_expert, format_meta, meta_rewards
-from rollout import Group, Sampler, concat, eos_ids, pad_rows
+from rollout import Group, Sampler, concat, finished_ids, pad_rows
 from tasks.prompts import hintable
 
 # The paper's: experts to collect, and supervised steps on them.
@@ -273,10 +273,7 @@ def clone_experts(batch: Batch, run: Run) -> dict:
         expert = correct_expert(group.predictions, notions, group.solutions.lengths, group.correct)
         if expert:
             prompt = group.metas.prompt_ids[0][group.metas.prompt_mask[0]].tolist()
-            text = run.tokenizer(format_meta(expert), add_special_tokens=False)["input_ids"]
-            end = run.tokenizer.eos_token_id
-            end = eos_ids(run.policy, run.tokenizer)[0] if end is None else end
-            run.experts.append((prompt, [*text, end]))
+            run.experts.append((prompt, finished_ids(run.policy, run.tokenizer, format_meta(expert))))
     if len(run.experts) < CLONE_SIZE:
         return {}
     prompts, completions = zip(*run.experts)

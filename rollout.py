@@ -110,7 +110,7 @@ class Sampler:
 
     budget, meta_budget: tokens. max_tokens: see `generate`. instruction, grade: how a solution is asked for
     (None: SOLUTION), and whether a completion is right, given the Problem. prefilled: prompt tokens that were
-    read.
+    read. progress: see `generate`.
     """
     policy: torch.nn.Module
     tokenizer: object
@@ -121,8 +121,10 @@ class Sampler:
     thinking: bool = False
     max_tokens: int | None = None
     instruction: str | None = None
-    grade: Callable = lambda text, problem: grade(text, problem.answer)
+    grade: Callable = lambda text, problem: (problem.score(text) if problem.score
+                                             else grade(text, problem.answer))
     prefilled: int = 0
+    progress: Callable[[int, int], None] | None = None
 
     def predict(self, groups: list[Group], size: int) -> None:
         """Give each group `size` meta rollouts, and the predictions that they make."""
@@ -150,7 +152,7 @@ class Sampler:
         prompts = [encode(self.tokenizer, chat, self.thinking) for chat in chats]
         self.prefilled += sum(map(len, set(map(tuple, prompts))))
         return generate(self.policy, self.tokenizer, prompts, budgets, self.temperature, self.top_p,
-                        self.max_tokens)
+                        self.max_tokens, self.progress)
 
 
 # --- Sampling ---------------------------------------------------------------------------------------------
@@ -190,12 +192,14 @@ class Cache(DynamicCache):
 
 @torch.no_grad()
 def generate(model: torch.nn.Module, tokenizer, prompts: list[list[int]], budgets: list[int],
-             temperature: float = 1.0, top_p: float = 1.0, max_tokens: int | None = None) -> Rollouts:
+             temperature: float = 1.0, top_p: float = 1.0, max_tokens: int | None = None,
+             progress: Callable[[int, int], None] | None = None) -> Rollouts:
     """Sample one completion for each of B prompts (token ids) from the plain distribution of the policy.
 
     Repeat a prompt to get a group. budgets: the most tokens to sample, B of them. max_tokens: B * (P + T) is
     split into batches of at most this many tokens, to fit memory, rows of similar budget together; the
-    numbers that are drawn depend on it. Draws from torch's generator; temperature 0 is greedy.
+    numbers that are drawn depend on it. Draws from torch's generator; temperature 0 is greedy. progress: told
+    every STRIDE tokens how many rows have ended since, and how many tokens were sampled.
     """
     ends, pad = eos_ids(model, tokenizer), tokenizer.pad_token_id
     pad = ends[0] if pad is None else pad
@@ -209,7 +213,7 @@ def generate(model: torch.nn.Module, tokenizer, prompts: list[list[int]], budget
             size = max(1, max_tokens // (width + budgets[left[-1]])) if max_tokens else len(left)
             rows, left = left[-size:], left[:-size]
             new = sample_batch(model, ids[rows], mask[rows].long(), limits[rows], temperature, top_p, pad,
-                               ends)
+                               ends, progress)
             completion_ids[rows, :new.shape[1]] = new
 
     places = torch.arange(longest, device=model.device)
@@ -221,7 +225,7 @@ def generate(model: torch.nn.Module, tokenizer, prompts: list[list[int]], budget
     return Rollouts(ids, mask, completion_ids, sampled, first_end < longest, texts)
 
 
-def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends):
+def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends, progress=None):
     """One batch of `generate`: ids, mask [B, P], limits [B] tokens. Returns completion ids, [B, max(limits)].
 
     Every STRIDE tokens the rows that have ended leave the batch and its cache: a row that is cut, or simply
@@ -253,6 +257,8 @@ def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends):
         done += new.shape[1]
         mask = F.pad(mask, (0, new.shape[1]), value=1)
         going_on = ~torch.isin(new, torch.tensor(ends, device=ids.device)).any(1) & (limits[rows] > done)
+        if progress:
+            progress(int((~going_on).sum()), new.numel())
         rows, ids, mask = rows[going_on], ids[going_on], mask[going_on]
         if cache and not going_on.all():
             cache.batch_select_indices(going_on.nonzero().squeeze(1))
@@ -274,6 +280,13 @@ def sampling_mode(model):
     finally:
         model.generation_config = generation_config
         model.train(was_training)
+
+
+def finished_ids(model, tokenizer, text: str) -> list[int]:
+    """The token ids of `text` as a completion that the policy ends by itself, to be imitated."""
+    end = tokenizer.eos_token_id
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"],
+            eos_ids(model, tokenizer)[0] if end is None else end]
 
 
 def eos_ids(model, tokenizer) -> list[int]:

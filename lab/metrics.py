@@ -13,8 +13,10 @@ import numpy as np
 
 from gating import GATE_MARGIN, GATE_STD, precision_recall, should_skip
 from rewards import ATTEMPTS, REWARDS
+from tasks.grader import last_boxed
 
 RESAMPLES = 2000
+FIELDS = ("notions", "pass_rate", "solution_length")       # of a prediction
 FORM = ("boxed", "right_unboxed")       # of a completion, see `eval.completions_of`; older records lack them
 
 
@@ -56,7 +58,7 @@ def mean(rows, name):
 
 
 def valid(record, field):
-    """The valid predictions of a record in one field: "notions", "pass_rate" or "solution_length"."""
+    """The valid predictions of a record in one of FIELDS."""
     return [p[field] for p in record["predictions"] if p[field] is not None]
 
 
@@ -117,7 +119,7 @@ def figures(record, sizes):
         terms = {f"meta/reward/{name}": mean([p["rewards"] for p in said], name) for name in REWARDS}
         values |= terms | {"meta/reward": sum(terms.values()) / len(terms)}
         values["meta/completions/mean_length"] = mean(said, "length")
-        for field in ("notions", "pass_rate", "solution_length"):
+        for field in FIELDS:
             values[f"meta/valid/{field}"] = len(valid(record, field)) / len(said)
     return values
 
@@ -195,10 +197,15 @@ def averages(sets, group_of):
 
 def path_metrics(batch):
     """What is logged of both paths of a step (a `masa.Batch`)."""
-    metrics, paths = {}, {"": ([group.solutions for group in batch.groups], batch.rewards)}
+    paths = {"": ([group.solutions for group in batch.groups], batch.rewards)}
+    boxes = [last_boxed(text) is not None for group in batch.groups for text in group.solutions.texts]
+    metrics = {"completions/boxed": sum(boxes) / len(boxes)}
     if batch.terms:
         paths["meta/"] = [group.metas for group in batch.groups], batch.meta_rewards
-        metrics = {f"meta/reward/{name}": mean(batch.terms, name) for name in REWARDS}
+        metrics |= {f"meta/reward/{name}": mean(batch.terms, name) for name in REWARDS}
+        said = [prediction for group in batch.groups for prediction in group.predictions]
+        metrics |= {f"meta/valid/{field}": sum(getattr(p, field) is not None for p in said) / len(said)
+                    for field in FIELDS}
     for prefix, (parts, rewards) in paths.items():
         lengths = [length for part in parts for length in part.lengths]
         groups, finished = rewards.view(len(parts), -1), sum(part.finished.sum().item() for part in parts)
@@ -222,7 +229,7 @@ METRICS = {
     "completions/mean_length": "mean length of a rollout",
     "completions/max_length": "length of the longest one",
     "completions/clipped_ratio": "share of rollouts that did not end by themselves: out of budget, or cut",
-    "completions/boxed": "share of solutions with an answer to grade; of evaluations",
+    "completions/boxed": "share of solutions with an answer to grade, in `\\boxed{}`",
     "completions/right_unboxed": "share that would be right with the last number or letter in a box: lost to "
                                  "the format; of evaluations",
     "tokens": "sampled tokens of the step's batch: of its solutions; `meta/tokens`: of its predictions",

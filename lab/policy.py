@@ -1,5 +1,6 @@
 """Where a policy comes from, and what it runs on: the toy model, a local folder, or the Hugging Face hub."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from grpo import token_logprobs
+from lab.adapter import add_adapter, base_of, load_adapter, need_peft
 from tasks.problems import notice_offline, one_line
 from tasks.prompts import PHRASES, control_tokens, encode, meta_messages, solution_messages
 
@@ -21,12 +23,15 @@ transformers.logging.disable_progress_bar()     # that of writing a checkpoint w
 HUB_ID = r"[^./~][^/]*(/[^/]*)?"
 
 
-def check_name(name):
+def check_name(name, lora_rank=0):
     """Raises ValueError with one line if `name` can be no model, without loading it.
 
     For an id of the hub it also notices that there is no network: call it before anything asks the hub.
+    lora_rank: of the adapter that will be trained, 0 for none.
     """
     folder, fault = Path(name), None
+    if lora_rank:
+        need_peft("--lora-rank")
     if name == "toy":
         return
     if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
@@ -35,8 +40,13 @@ def check_name(name):
         fault = "neither toy, nor a folder, nor a model id of the hub (owner/name)"
     elif not folder.exists():
         notice_offline()
-    elif (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        fault = "a LoRA adapter: merge it into its model (peft's merge_and_unload), and save that"
+    elif base_of(name):
+        need_peft(f"model {name}, an adapter,")
+        try:
+            check_name(base_of(name))
+        except ValueError as error:
+            raise ValueError(f"model {name} is an adapter, and its base {error}") from None
+        return
     elif not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
         inside = [f": did you mean {found}?" for found in sorted(folder.glob("checkpoint*"))]
         fault = f"a folder without config.json or without weights (*.safetensors){''.join(inside[-1:])}"
@@ -46,9 +56,11 @@ def check_name(name):
         raise ValueError(f"model {name} is {fault}")
 
 
-def load_policy(name, device="cpu", trust_remote_code=False):
+def load_policy(name, device="cpu", trust_remote_code=False, lora_rank=0, seed=0):
     """The model, in float32 on `device`, and the tokenizer: "toy", a local folder, or a model id of the hub.
 
+    A folder with a LoRA adapter is its base model with the adapter merged into it. With a lora_rank, all
+    weights are frozen but those of an adapter of that rank: the folder's, or a new one drawn with `seed`.
     Weights are read from safetensors only. Raises ValueError with one line that says what is wrong.
     """
     if name == "toy":
@@ -60,13 +72,19 @@ def load_policy(name, device="cpu", trust_remote_code=False):
             torch.set_num_threads(1)                # slower on a busy machine, since threads that wait spin
         model, tokenizer = toy_model.load(PHRASES, render)
         return model.to(device), tokenizer
-    check_name(name)
+    check_name(name, lora_rank)
+    base = base_of(name)
+    source, words = base or name, name if any(Path(name).glob("tokenizer*")) else base or name
     try:
-        config = without_noise(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = without_noise(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
+        tokenizer = AutoTokenizer.from_pretrained(words, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
             trust_remote_code=trust_remote_code)
+        if base:
+            load_adapter(model, name, lora_rank)
+        elif lora_rank:
+            add_adapter(model, name, lora_rank, seed)
         check(model.to(device), tokenizer, sorted(report["missing_keys"]))
     except Exception as error:              # no such model, unknown type, damaged weights, no network
         raise ValueError(f"model {name} cannot be loaded: {one_line(error)}") from None
@@ -111,7 +129,8 @@ def check(model, tokenizer, missing):
     model.eval()
     own = model(input_ids=ids[:, 2:], attention_mask=ids[:, 2:] > 1).logits[:, :-1].log_softmax(-1)
     if not torch.allclose(logprobs, again, rtol=0, atol=1e-3):
-        raise ValueError("two passes in train mode differ: set its dropout to 0 in config.json")
+        raise ValueError("two passes in train mode differ: set its dropout to 0 in config.json or "
+                         "adapter_config.json")
     if not torch.allclose(logprobs, own.gather(2, ids[:, 3:, None])[..., 0], rtol=0, atol=1e-3):
         raise ValueError("it ignores padding, or changes its LM head's logits in a way unknown to grpo.py")
 
@@ -125,25 +144,42 @@ def pick_device(name):
     return torch.device(next(n for n in there if there[n]) if name == "auto" else name)
 
 
-def check_size(config, device):
-    """Refuses, with a ValueError of one line, a model that is too large for the device. Reads no weights."""
-    if config.model == "toy" or device.type == "mps" or config.device == "cpu":     # cpu: it was asked for
+def memory_of(device):
+    """Bytes of memory of a device, used or not; inf where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):               # Windows
+        return float("inf")
+
+
+def tokens_at_once(given, device):
+    """The value of --max-tokens where none is `given`: on a CPU 262,144 may take 12 GB of cache and more."""
+    return given or (262_144 if device.type == "cuda" else 32_768)
+
+
+def check_size(name, config, device, bytes_each, what):
+    """Refuses, with a ValueError of one line, a model that is too large for the device. Reads no weights.
+
+    bytes_each: how many are needed for a parameter, and `what` for: 16 for training, 2 or 4 for sampling.
+    """
+    if name == "toy":
         return
     try:
-        shape = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+        shape = AutoConfig.from_pretrained(base_of(name) or name, trust_remote_code=config.trust_remote_code)
         with torch.device("meta"):
             parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
     except Exception:           # load_policy will say what is wrong with it
         return
-    if device.type == "cpu" and parameters > LARGE:
-        raise ValueError(f"{config.model} has {parameters / 1e9:.1f} billion parameters and there is no GPU: "
+    if device.type == "cpu" and parameters > LARGE and config.device != "cpu":      # else it was asked for
+        raise ValueError(f"{name} has {parameters / 1e9:.1f} billion parameters and there is no GPU: "
                          "choose a smaller model, or add --device cpu and have patience")
-    if device.type == "cuda":
-        size = parameters * (4 if config.bf16 is False else 2)
-        memory = torch.cuda.get_device_properties(device).total_memory
-        if size > 0.9 * memory:
-            raise ValueError(f"{config.model} needs {size / 2**30:.0f} GiB for its weights alone, and the "
-                             f"GPU has {memory / 2**30:.0f}: choose a smaller model")
+    size, memory = parameters * bytes_each, memory_of(device)
+    if size > 0.9 * memory:
+        raise ValueError(f"{name} needs {size / 2**30:.0f} GiB for {what} ({bytes_each} bytes for each of "
+                         f"{parameters / 1e9:.1f} billion parameters), and there are {memory / 2**30:.0f}: "
+                         "choose a smaller model")
 
 
 def keep_fitting(problems, tokenizer, longest, budget, thinking=False):

@@ -1,11 +1,16 @@
 """What a run shows on the screen, and passes on to the services of others. Pictures are in pictures.py."""
 
 import sys
+import time
 from pathlib import Path
+
+from tqdm import tqdm
 
 from lab.metrics import averages, bootstrap, paired, per_problem, summarise
 
 DETAILS = ("pass@", "meta/error", "meta/gating")            # not in the table of a training run
+CURE = "--cold-start 250 first teaches these formats, on 250 problems and from the model's own text"
+FEW = 0.5       # share of boxed solutions, or of readable predictions, below which a run says what to do
 
 
 # --- On the screen ----------------------------------------------------------------------------------------
@@ -127,6 +132,88 @@ def print_rollouts(row, bar):
         lines += [f"prediction  {row['meta']}", f"            rewards: {rewards}"]
     text = "\n".join(line.replace("\n", "\n            ") for line in lines)
     bar.write("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text), file=sys.stdout)
+
+
+# --- While it runs ----------------------------------------------------------------------------------------
+
+def progress_bar(total, description, unit, **settings):
+    """A bar of tqdm on the screen; in a file, a line every 15 seconds."""
+    return tqdm(total=total, desc=description, unit=unit, file=sys.stdout, dynamic_ncols=True,
+                mininterval=0.1 if sys.stdout.isatty() else 15, **settings)
+
+
+class SampledCount:
+    """A `Sampler.progress` that shows in a bar what was sampled, so that a slow model gives signs of life."""
+
+    def __init__(self, bar):
+        self.bar, self.rollouts, self.tokens = bar, 0, 0
+        self.started = self.shown = time.perf_counter()
+
+    def __call__(self, rollouts, tokens):
+        now, self.rollouts, self.tokens = time.perf_counter(), self.rollouts + rollouts, self.tokens + tokens
+        if not self.bar.disable and now - self.shown >= self.bar.mininterval:
+            self.shown = now
+            self.bar.set_postfix_str(f"{self.rollouts:,} rollouts, {self.tokens:,} tokens, "
+                                     f"{self.tokens / (now - self.started):,.0f} tokens/s")
+
+
+def step_line(metrics):
+    """The figures of a step that stand in the bar, as text; docs/troubleshooting.md explains them."""
+    shown = {"accuracy": metrics["reward"], "boxed": metrics["completions/boxed"],
+             "mixed groups": 1 - metrics["frac_reward_zero_std"]}
+    if "meta/reward" in metrics:
+        shown |= {"meta reward": metrics["meta/reward"], "readable": metrics["meta/valid/pass_rate"]}
+    return ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+
+
+def span(seconds):
+    """A duration in the two units that matter: 8 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def outlook(step, steps, evaluation, evaluations):
+    """How long a run will take. step, evaluation: seconds of one (None: not known); then, how many are left.
+    """
+    rest, besides = step * steps, ""
+    if evaluations and evaluation is not None:
+        rest += evaluation * evaluations
+        besides = f" and {evaluations} evaluation{'s' * (evaluations > 1)} of {span(evaluation)}"
+    elif evaluations:
+        besides = ", evaluations not counted,"
+    return f"A step takes about {span(step)}; the other {steps}{besides} will take about {span(rest)}"
+
+
+def missing_formats(figures, config):
+    """What to do if the policy does not keep the formats: a list of one line, or of none if it does.
+
+    figures: of an evaluation, or the metrics of a step.
+    """
+    boxed, readable = figures.get("completions/boxed"), figures.get("meta/valid/pass_rate")
+    parts = []
+    if boxed is not None and boxed < FEW:
+        parts.append(f"{boxed:.0%} of the solutions put their answer in \\boxed{{}}")
+    if readable is not None and readable < FEW and config.algo != "grpo" and config.meta_group_size:
+        parts.append(f"{readable:.0%} of the predictions have a readable pass rate")
+    if not parts or config.model == "toy":      # which knows the formats, and has no cold start
+        return []
+    clipped = figures["completions/clipped_ratio"]
+    return [f"Only {' and '.join(parts)}, and the others earn nothing. "
+            f"{f'Raise --cold-start (now {config.cold_start})' if config.cold_start else CURE}. "
+            f"If texts break off, raise --max-new-tokens (now {config.max_new_tokens}; {clipped:.0%} of the "
+            f"solutions do) or --max-meta-tokens (now {config.max_meta_tokens})"]
+
+
+def silence(steps, metrics, config):
+    """What to do when no group of solutions has had variance for some steps; metrics: of the last one."""
+    right, missing = metrics["reward"], " ".join(missing_formats(metrics, config))
+    cure = ("all were right. Take harder problems" if right == 1 else
+            "each problem was solved always or never. Take others, or raise --group-size" if right else
+            f"none was right. {missing or 'Take easier problems or a better model'}")
+    return (f"No group of solutions had any variance in {steps} steps, so that nothing was learned about "
+            f"solving. In the last one {cure} (docs/troubleshooting.md)")
 
 
 # --- Services ---------------------------------------------------------------------------------------------

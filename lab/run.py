@@ -16,27 +16,40 @@ from dataclasses import asdict
 from functools import partial
 
 import torch
-from tqdm import tqdm
 
 from gating import Audit, CountReader
+from lab.adapter import WithoutAdapter, base_of, halve_frozen
+from lab.cold_start import cold_start
 from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
-from lab.policy import check_name, keep_fitting, load_policy, pick_device, room
-from lab.report import Reporter, one_of_each, print_rollouts, print_table
+from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room, tokens_at_once
+from lab.report import (
+    Reporter,
+    SampledCount,
+    missing_formats,
+    one_of_each,
+    outlook,
+    print_rollouts,
+    print_table,
+    progress_bar,
+    silence,
+    step_line,
+)
 from lab.results import read_results
 from rollout import Sampler
-from tasks.problems import ProblemStream, fingerprint, load_problems, split
+from tasks.problems import ProblemStream, fingerprint, is_generated, load_problems, split
+from tasks.prompts import encode, example_messages
 
-SILENT_STEPS = 5        # in a row without a gradient, after which a run says what may be wrong
+SILENT_STEPS = 5        # in a row in which no group of solutions had variance: then a run says what to do
 
 
 class Run:
     """Everything of a run but its algorithm. `evaluate(sampler, problems, n, m, description=...)` gives
     records.
 
-    policy, tokenizer, sampler, reference (for --beta, else None), optimizer, cloner, device, dtype (of
-    computing); stream: the order of problems; rng: random.Random, seeded anew in each step; gate_audit,
-    cutoff_audit, reader: see gating.py; experts: collected for cloning.
+    policy, tokenizer, sampler, reference (for --beta, else None), optimizer, cloner, adamw (makes one more),
+    device, dtype (of computing); stream: the order of problems; rng: random.Random, seeded anew in each step;
+    gate_audit, cutoff_audit, reader: see gating.py; experts: collected for cloning.
     """
     PARTS = ("optimizer", "cloner", "gate_audit", "cutoff_audit", "reader")         # what has a state to save
 
@@ -67,21 +80,33 @@ class Run:
         self.reporter = Reporter(config.report_to, self.path, asdict(config))
         checkpoint = self.folder.load_trainer() if config.resume else None
         source = config.model if checkpoint is None else self.folder.checkpoint
-        check_name(source)
+        check_name(source, config.lora_rank)
+        each, needs = 16, "weights, gradients and the two moments of AdamW"
+        if config.lora_rank:
+            half = self.device.type == "cuda" if config.bf16 is None else config.bf16
+            each, needs = 2 if half else 4, "its frozen weights"
+        check_size(source, config, self.device, each, needs)
+        if config.beta and config.lora_rank and base_of(config.model):
+            raise ValueError(f"--beta compares with the initial policy, which is {config.model} with its "
+                             "adapter: merge it first (tools/merge.py)")
         problems, held_out = read_problems(config)
         self.folder.write_once("problems.json", {"training": fingerprint(problems),
                                                  "held out": fingerprint(held_out)})
         if checkpoint and held_out:
             read_results(self.path / "before.json")
-        self.policy, self.tokenizer = load_policy(source, self.device, config.trust_remote_code)
-        self.reference = (load_policy(config.model, self.device, config.trust_remote_code)[0].eval()
-                          if config.beta else None)
+        self.policy, self.tokenizer = load_policy(source, "cpu" if config.lora_rank else self.device,
+                                                  config.trust_remote_code, config.lora_rank, config.seed)
+        self.reference = None
+        if config.beta:
+            self.reference = (WithoutAdapter(self.policy) if config.lora_rank else
+                              load_policy(config.model, self.device, config.trust_remote_code)[0].eval())
         self.fit(problems, held_out)
         self.compute(self.device.type == "cuda")
         self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
         self.reader = CountReader(config.group_size)
         self.state = {"step": 0, "position": 0, "tokens": 0, "prefilled": 0, "seconds": 0.0}
-        self.broken = self.silent = 0           # updates in a row that were left out, that had no gradient
+        self.broken = self.silent = 0           # steps in a row: left out, without variance
+        self.told, self.evaluation_seconds = False, None        # how long it will take; of an evaluation
         self.fresh = checkpoint is None
         if checkpoint is not None:
             self.restore(checkpoint)
@@ -90,8 +115,6 @@ class Run:
         if config.algo == "masa-efficient" and config.steps <= config.gate_start:
             print(f"--steps {config.steps} is not above --gate-start {config.gate_start}: nothing will be "
                   "skipped or stopped")
-        if config.clone and not (config.algo == "masa-efficient" and config.meta_group_size):
-            print("--clone does nothing here: it is for --algo masa-efficient with predictions")
         if config.algo == "masa-efficient" and not config.audit_fraction:
             print("--audit-fraction 0: what is skipped or stopped is never looked at, so that a rule that is "
                   "trusted once is trusted for ever")
@@ -100,10 +123,12 @@ class Run:
         """Keep the problems whose prompts fit; raises ValueError if too few are left."""
         config = self.config
         longest = room(self.policy, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
+        if config.cold_start:               # which asks with solved examples before the problem
+            longest -= len(encode(self.tokenizer, example_messages("", True)))
         if config.max_prompt_tokens > longest:
-            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets: "
-                             f"lower --max-prompt-tokens (now {config.max_prompt_tokens}) or "
-                             "--max-new-tokens")
+            raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets"
+                             f"{' and the examples' if config.cold_start else ''}: lower --max-prompt-tokens "
+                             f"(now {config.max_prompt_tokens}) or --max-new-tokens")
         limits = config.max_prompt_tokens, config.max_new_tokens, config.thinking
         self.problems, self.held_out = (keep_fitting(part, self.tokenizer, *limits)
                                         for part in (problems, held_out))
@@ -111,6 +136,9 @@ class Run:
             raise ValueError(f"{config.data} leaves {len(self.problems)} problems to train on, fewer than "
                              f"--problems-per-step {config.problems_per_step}; {len(self.held_out)} are "
                              "held out")
+        if config.cold_start > len(self.problems):
+            raise ValueError(f"--cold-start {config.cold_start} is more than the {len(self.problems)} "
+                             f"problems of {config.data} to train on")
 
     def compute(self, on_card):
         """Precision, memory, optimisers and sampler."""
@@ -118,16 +146,20 @@ class Run:
         bf16, checkpointing = (on_card if value is None else value
                                for value in (config.bf16, config.gradient_checkpointing))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
+        if config.lora_rank and bf16:
+            halve_frozen(self.policy)
+        self.policy.to(self.device)             # only now, since a large model may fit only when it is halved
         if checkpointing:
             self.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # Fused, since otherwise a step on a card copies all weights for a moment.
-        adamw = partial(torch.optim.AdamW, list(self.policy.parameters()), fused=on_card or None)
-        self.optimizer = adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
+        trained = [weights for weights in self.policy.parameters() if weights.requires_grad]
+        self.adamw = partial(torch.optim.AdamW, trained, fused=on_card or None)
+        self.optimizer = self.adamw(lr=config.learning_rate, weight_decay=config.weight_decay)
         # Cloning has moments of its own: in the policy's, its gradients would drown those of the rewards.
-        self.cloner = adamw(lr=config.clone_learning_rate, weight_decay=0.0)
+        self.cloner = self.adamw(lr=config.clone_learning_rate, weight_decay=0.0)
         self.sampler = Sampler(
             self.policy, self.tokenizer, config.max_new_tokens, config.max_meta_tokens, config.temperature,
-            thinking=config.thinking, max_tokens=config.max_tokens)
+            thinking=config.thinking, max_tokens=tokens_at_once(config.max_tokens, self.device))
 
     def restore(self, trainer):
         """Go on from a checkpoint; raises ValueError with one line if it does not fit."""
@@ -157,6 +189,8 @@ class Run:
             yield
         self.generate_seconds = time.perf_counter() - started
         self.prefilled = self.sampler.prefilled - before
+        if self.bar is not None:
+            self.bar.set_postfix_str("updating the policy", refresh=sys.stdout.isatty())
 
     def update_settings(self):
         """The flags that `grpo.update` takes."""
@@ -184,10 +218,14 @@ class Run:
         config = self.config
         if self.held_out and self.fresh:
             self.folder.write_json("before.json", self.examine("before training"))
-            print_table({"before": read_json(self.path / "before.json")})
+            before = read_json(self.path / "before.json")
+            print_table({"before": before})
+            for line in missing_formats(summarise(before), config) if not config.cold_start else ():
+                print(line)
+        if config.cold_start and self.state["step"] == 0:
+            self.start()
         self.stop.listen()
-        self.bar = tqdm(total=config.steps, initial=self.state["step"], desc=config.algo, unit="step",
-                        file=sys.stdout, dynamic_ncols=True, mininterval=0.1 if sys.stdout.isatty() else 15)
+        self.bar = progress_bar(config.steps, config.algo, "step", initial=self.state["step"])
         while self.state["step"] < config.steps and self.broken < 2 and not self.stop.signal:
             step, broken = self.state["step"], self.broken
             torch.manual_seed(1_000_003 * config.seed + step)   # a resumed step draws what it would have
@@ -195,6 +233,7 @@ class Run:
             self.learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
+            self.sampler.progress = SampledCount(self.bar)
             yield step
             self.broken = self.broken if self.broken > broken else 0
         self.bar.close()
@@ -209,6 +248,18 @@ class Run:
             self.exit_code = 128 + self.stop.signal
         else:
             self.finish()
+
+    def start(self):
+        """The cold start of a run that has no checkpoint yet, and what the held-out problems say of it."""
+        if self.fresh:
+            self.folder.write_json("cold_start.json", cold_start(self))
+            self.state["position"] = self.stream.position
+            self.save()
+        if self.held_out:
+            self.folder.write_json("started.json", self.examine("after the cold start"))
+            print_table(self.evaluations())
+            for line in missing_formats(summarise(self.evaluations()["started"]), self.config):
+                print(line)
 
     def keep(self, batch, metrics):
         """Log a step, and evaluate, show and save where it is time to."""
@@ -230,47 +281,63 @@ class Run:
                     "seconds_total": self.state["seconds"]}
         self.folder.append("metrics.jsonl", {"step": step} | metrics)
         self.reporter.log(metrics, step)
-        self.show(batch, metrics, step, tokens / seconds)
+        self.show(batch, metrics, step)
         if config.checkpoint_every and done % config.checkpoint_every == 0 and not last:
             self.save()
 
-    def show(self, batch, metrics, step, speed):
-        """Move the bar, show rollouts now and then, and say if nothing is being learned."""
-        every = self.config.show_every
-        self.bar.set_postfix_str(f"accuracy {metrics['reward']:.2f}, meta reward "
-                                 f"{metrics.get('meta/reward', 0):.2f}, {speed:,.0f} tokens/s", refresh=False)
+    def show(self, batch, metrics, step):
+        """Move the bar, show rollouts now and then, say how long it will take, and if nothing is learned."""
+        config, every = self.config, self.config.show_every
+        self.bar.set_postfix_str(step_line(metrics), refresh=False)
         self.bar.update()
         if every and step % every == 0:
             row = {"step": step} | one_of_each(batch)
             self.folder.append("rollouts.jsonl", row)
             print_rollouts(row, self.bar)
-        self.silent = 0 if metrics["grad_norm"] != 0 else self.silent + 1
-        if self.silent == SILENT_STEPS:
-            self.bar.write(f"No group had any variance in {SILENT_STEPS} steps, and nothing was learned: the "
-                           "problems are too hard or too easy for this model, or it boxes no answers: "
-                           "see rollouts.jsonl, and docs/troubleshooting.md for what to do", file=sys.stdout)
+        if not self.told:
+            self.told = True
+            for line in self.outlook(metrics, step + 1):
+                self.bar.write(line, file=sys.stdout)
+        self.silent = self.silent + 1 if metrics["frac_reward_zero_std"] == 1 else 0
+        if self.silent and self.silent % SILENT_STEPS == 0:
+            self.bar.write(silence(self.silent, metrics, config), file=sys.stdout)
+
+    def outlook(self, metrics, done):
+        """What can be said after the first step, as lines: how long the others will take, what is amiss."""
+        config, left = self.config, self.config.steps - done
+        every = config.eval_every or config.steps
+        evaluations = (config.steps - 1) // every - done // every + 1 if self.held_out else 0
+        lines = [] if self.held_out else missing_formats(metrics, config)       # an evaluation has told it
+        return lines + [outlook(metrics["seconds"], left, self.evaluation_seconds, evaluations)] * (left > 0)
 
     def examine(self, description):
         """Records of the held-out problems, drawn with the same numbers every time."""
         torch.manual_seed(self.config.seed)
-        samples = self.config.eval_samples
+        samples, started = self.config.eval_samples, time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.evaluate(self.sampler, self.held_out, samples, samples, hints=self.config.hints,
-                                 description=description)
+            records = self.evaluate(self.sampler, self.held_out, samples, samples, hints=self.config.hints,
+                                    description=description)
+        self.evaluation_seconds = time.perf_counter() - started
+        return records
+
+    def evaluations(self):
+        """The records of the evaluations until now: {"before": ..., "started": ..., "after": ...}."""
+        return {when: read_json(self.path / f"{when}.json") for when in ("before", "started", "after")
+                if (self.path / f"{when}.json").exists()}
 
     def finish(self):
         """The last evaluation, the table, and the pictures."""
-        evaluations = {}
-        if self.held_out:
+        if self.held_out and self.config.steps:
             self.folder.write_json("after.json", self.examine("after training"))
-            evaluations = {when: read_json(self.path / f"{when}.json") for when in ("before", "after")}
-            print_table(evaluations)
+            print_table(self.evaluations())
+        evaluations = self.evaluations()
         try:
             from lab.pictures import plot_awareness, plot_curves  # matplotlib takes a second to load
             if evaluations:
                 plot_awareness(evaluations, self.path / "awareness.png")
-            plot_curves(self.folder.read("metrics.jsonl"), self.path / "curves.png",
-                        f"{self.config.algo} on {self.config.model}", evaluations)
+            if self.config.steps:
+                plot_curves(self.folder.read("metrics.jsonl"), self.path / "curves.png",
+                            f"{self.config.algo} on {self.config.model}", evaluations)
         except ImportError as error:
             print(f"No pictures: {error}. They need matplotlib")
         print(f"{self.state['step']} steps, {self.state['tokens']:,} tokens and {self.state['seconds']:.0f} "
@@ -304,6 +371,6 @@ class StopRequest:
 def read_problems(config):
     """Problems to train on, and held-out ones: two lists."""
     held_out = config.eval_problems
-    if held_out and (config.data == "toy" or config.eval_data):
-        held_out = load_problems(config.eval_data or "toy", "test", config.eval_problems)
+    if held_out and (is_generated(config.data) or config.eval_data):
+        held_out = load_problems(config.eval_data or config.data, "test", config.eval_problems)
     return split(load_problems(config.data, config.data_split), held_out)

@@ -5,6 +5,7 @@ r"""Benchmarks: where their problems are, how a row becomes a problem, and how a
     load_benchmark("livecodebench@2024-08-01:=test5.jsonl", allow_code_execution=True)      # from that day on
     load_benchmark("my_logic.json")                 # any multiple choice: context, question, options, answer
     load_benchmark("my_problems.jsonl")             # any problems that can be trained on, as in problems.py
+    load_benchmark("reasoning-gym:chain_sum")       # made for the occasion, see reasoning.py
 
 A `Benchmark` is a line of the table at the end of this file. Hub ids and columns are those of the sets'
 cards; a set with other columns is refused with a line that names what was looked for and what was found.
@@ -22,7 +23,18 @@ from pathlib import Path
 
 from tasks import livecodebench, sandbox
 from tasks.grader import grade, last_boxed, pairs, read, readings, trees, without_label, without_units
-from tasks.problems import READERS, Problem, answer_of, load_problems, problem_of, read_file, read_hub
+from tasks.problems import (
+    GYM,
+    READERS,
+    Problem,
+    answer_of,
+    is_generated,
+    load_problems,
+    problem_of,
+    read_file,
+    read_hub,
+    short_name,
+)
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTER = "Answer with the letter of the right option."
@@ -47,7 +59,8 @@ class Benchmark:
     source: str
     split: str
     read: Callable
-    grade: Callable = lambda completion, problem: grade(completion, problem.answer)
+    grade: Callable = lambda completion, problem: (problem.score(completion) if problem.score
+                                                   else grade(completion, problem.answer))
     instruction: str | None = None
     executes: bool = False
     note: str = ""
@@ -198,15 +211,17 @@ def load_benchmark(source, limit=None, allow_code_execution=False):
     this size, the same every time. Raises ValueError with one line that says what is wrong: an unknown name,
     no access or network, wrong columns, code that may not be executed.
     """
+    if is_generated(source):
+        return PLAIN, load_problems(source, "test", limit or GENERATED_PROBLEMS)
     name, _, file = source.partition("=")
     suffix, kept = Path(name).suffix, list
     if name.startswith("livecodebench@"):
         name, _, days = name.partition("@")
         kept = livecodebench.window(days)
     benchmark = BENCHMARKS.get(name, PLAIN)
-    if benchmark is PLAIN and suffix not in READERS and (file or (name != "toy" and "/" not in name)):
+    if benchmark is PLAIN and suffix not in READERS and (file or "/" not in name):
         raise ValueError(f"unknown benchmark {name}: there are toy, {', '.join(BENCHMARKS)}; or give a "
-                         f"{', '.join(READERS)} file, or a dataset id of the hub (owner/name)")
+                         f"{', '.join(READERS)} file, {GYM}TASK, or a dataset id of the hub (owner/name)")
     if benchmark.executes and not allow_code_execution:
         raise ValueError(f"{name} executes code that the model writes: read about it in docs/benchmarks.md, "
                          "then add --allow-code-execution")
@@ -216,7 +231,7 @@ def load_benchmark(source, limit=None, allow_code_execution=False):
     if rows and "options" in rows[0] and (benchmark is PLAIN or benchmark.grade is grade_letter):
         benchmark = BENCHMARKS["logic"]
     if benchmark is PLAIN:
-        problems = load_problems(name, "test", (limit or TOY_PROBLEMS) if name == "toy" else None)
+        problems = load_problems(name, "test")
     else:
         problems = read_rows(Path(name).stem, benchmark, kept(rows))
     if limit and limit < len(problems):
@@ -264,12 +279,24 @@ def load_sets(sources, limit=None, allow_code_execution=False):
 
     A benchmark goes by its own name, a file or a hub id by its last part. Raises ValueError with one line.
     """
-    names = [source.partition("=")[0].strip() for source in sources.split(",")]
-    names = [name if name in BENCHMARKS else Path(name).stem for name in names]
+    parts = separate(sources)
+    names = [part if part.startswith(GYM) else part.partition("=")[0] for part in parts]
+    names = [name if name in BENCHMARKS else short_name(name) for name in names]
     if len(set(names)) < len(names):
         raise ValueError(f"--data {sources} names a set twice")
-    return {name: load_benchmark(source.strip(), limit, allow_code_execution)
-            for name, source in zip(names, sources.split(","))}
+    return {name: load_benchmark(part, limit, allow_code_execution) for name, part in zip(names, parts)}
+
+
+def separate(sources):
+    """The sources in a text with commas: option=value belongs to the reasoning-gym task before it."""
+    parts = []
+    for part in map(str.strip, sources.split(",")):
+        name, equals, _ = part.partition("=")
+        if parts and parts[-1].startswith(GYM) and equals and name.isidentifier() and name not in BENCHMARKS:
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return parts
 
 
 def group_of(name):
@@ -289,7 +316,7 @@ def check_gold(benchmark, problems):
 
 
 GATED = "Its authors ask for consent: accept it on its page of the hub, then `hf auth login`"
-TOY_PROBLEMS = 200
+GENERATED_PROBLEMS = 200
 PLAIN = Benchmark("", "", columns("problem", "answer"), group="other")
 LOGIC = dict(grade=grade_letter, group="logic")
 SCIENCE = dict(grade=grade_letter, group="science")

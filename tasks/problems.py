@@ -1,6 +1,7 @@
-"""Problems and where they come from: the built-in toy world, a dataset of the hub, or local files.
+"""Problems and where they come from: two generators, a dataset of the hub, or local files.
 
     load_problems("toy", "train", limit=4096)
+    load_problems("reasoning-gym:chain_sum,min_terms=2,max_terms=3")        # see reasoning.py
     load_problems("agentica-org/DeepScaleR-Preview-Dataset")
     load_problems("my_problems.jsonl")      # or .json, .csv, .parquet, .jsonl.gz, or a folder of save_to_disk
 
@@ -14,23 +15,28 @@ import json
 import random
 import textwrap
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from tasks.grader import equal, last_boxed
 
 MAX_CHARACTERS = 100_000        # of a problem; the tokens of its prompt are limited by the trainer
+GYM = "reasoning-gym:"          # what its tasks begin with
 MISSING = ("", "nan", "<na>", "n/a", "none", "null", "inf", "-inf")         # what stands where no answer is
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`level` is a name for how hard the problem is, where the source tells; "" otherwise."""
+    """level: a name for how hard the problem is, where the source tells; "" otherwise. score: is a completion
+    right? None: if its boxed answer equals `answer` as mathematics.
+    """
     id: str
     text: str
     answer: str
     level: str = ""
+    score: Callable | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @property
     def key(self):
@@ -39,15 +45,19 @@ class Problem:
 
 
 def load_problems(source, split="train", limit=None, seed=0):
-    """The problems of `source`: "toy", a local file or folder, or a dataset id of the hub.
+    """The problems of `source`: "toy", a task of reasoning-gym, a local file or folder, or an id of the hub.
 
-    limit: at most so many, see `pick`; the toy world makes as many (default 4,096). A local file is one
-    split, whatever `split` says. Raises ValueError with one line that says what is wrong.
+    limit: at most so many, see `pick`; a generator makes as many (the toy world 4,096 by default), others for
+    each split and seed. A local file is one split, whatever `split` says. Raises ValueError with one line
+    that says what is wrong.
     """
     if source == "toy":
         from tasks import toy  # no other source needs it
         problems = toy.make_problems(limit or 4096, f"{split} {seed}")
         return [Problem(f"toy-{split}-{seed}-{i}", p.text, p.answer, p.level) for i, p in enumerate(problems)]
+    if source.startswith(GYM):
+        from tasks import reasoning
+        return reasoning.load(source, split, limit, seed)
     rows = read_file(Path(source)) if Path(source).suffix in READERS else read_hub(source, split)
     problems, dropped, reasons = {}, [], Counter()
     for i, row in enumerate(rows):
@@ -72,6 +82,16 @@ def load_problems(source, split="train", limit=None, seed=0):
         print(f"{source}: {len(problems)} of {len(rows)} problems kept. Dropped: {counts}"
               f"{by_level(dropped, problems)}")
     return problems if limit is None else pick(problems, limit, seed)
+
+
+def is_generated(source):
+    """Are there as many problems of `source` as one likes, others for each split?"""
+    return source == "toy" or source.startswith(GYM)
+
+
+def short_name(source):
+    """What the problems of `source` are called in results and folders: the last part of a path or an id."""
+    return source.removeprefix(GYM) if source.startswith(GYM) else Path(source).stem
 
 
 # --- Which problems are held out --------------------------------------------------------------------------
@@ -183,7 +203,8 @@ def read_hub(source, split):
     folder = Path(source).is_dir()
     if not folder and (source.startswith((".", "/", "~")) or source.count("/") != 1):
         kinds = ", ".join(READERS)
-        raise ValueError(f"{source} is neither toy, nor a folder, {kinds} file or dataset id (owner/name)")
+        raise ValueError(f"{source} is neither toy, nor a folder, {kinds} file, {GYM}TASK or dataset id "
+                         "(owner/name)")
     try:
         import datasets
         if folder:

@@ -19,6 +19,12 @@ META = (
     '"pass_rate": of 8 attempts of yours, how many will be right, an integer from 0 to 8. '
     '"solution_length": how many tokens one attempt will take, an integer from 1 to {budget}.')
 HINT = "These concepts may help: {notions}."
+# Solved examples, for a cold start: each names in words what it uses, so that there is a notion to predict.
+EXAMPLES = (
+    ("A rectangle is 14 units long and 6 units wide. What is its area?",
+     "The area is a product: 14 * 6 = 84. The answer is \\boxed{84}."),
+    ("What is 62 - 27?", "Subtracting with borrowing: 62 - 27 = 35. The answer is \\boxed{35}."),
+    ("What is 47 + 38?", "Adding tens and ones: 47 + 38 = 85. The answer is \\boxed{85}."))
 # The fixed parts of all prompts; the toy world's tokenizer has a token for each.
 PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT)
            for part in re.split("{budget}|{notions}", template) if part.strip(".")]
@@ -28,6 +34,22 @@ def solution_messages(problem: str, notions: Iterable[str] = (), instruction: st
     """The chat that asks for a solution of a problem, with predicted notions if there are any."""
     hints = [HINT.replace("{notions}", ", ".join(notions))] if notions else []
     return [{"role": "user", "content": "\n\n".join([problem, *hints, instruction or SOLUTION])}]
+
+
+def example_messages(problem: str, plain: bool = False) -> list[dict]:
+    """The chat that asks for a solution after the EXAMPLES have been solved as its earlier turns.
+
+    plain: for a base model, whose prompts are plain text, with a line above each turn that says what it is.
+    """
+    chat = [turn for example, solution in EXAMPLES
+            for turn in (*solution_messages(example), {"role": "assistant", "content": solution})]
+    chat += solution_messages(problem)
+    if plain:
+        titles = [{"role": turn["role"], "content": "Problem:" if turn["role"] == "user" else "Solution:"}
+                  for turn in chat]
+        chat = [part for pair in zip(titles, chat) for part in pair]
+        chat.append({"role": "user", "content": "Solution:"})
+    return chat
 
 
 def meta_messages(problem: str, budget: int) -> list[dict]:

@@ -84,15 +84,20 @@ def test_every_metric_is_described_and_none_is_made_up(tmp_path, problems, somet
 
 
 def test_the_memory_table_is_arithmetic():
-    # layers, key-value heads, size of a head
-    shapes = {"SmolLM2-135M": (30, 3, 64), "Qwen3-0.6B": (28, 8, 128), "Qwen3-1.7B": (28, 8, 128),
-              "Qwen3-4B": (36, 8, 128), "Qwen3-8B-Base": (36, 8, 128)}
-    rows = re.findall(r"^\| ([\w.-]+) \|((?:[^|\n]+\|){6})$", PAGES["docs/hardware.md"], re.M)
-    table = {name: [float(re.sub("[, GB]", "", cell)) for cell in cells.split("|")[:-1]]
+    # layers, key-value heads, size of a head; hidden size, of all heads, of the feed-forward layers
+    shapes = {"SmolLM2-135M": (30, 3, 64, 576, 576, 1536), "Qwen3-0.6B": (28, 8, 128, 1024, 2048, 3072),
+              "Qwen3-1.7B": (28, 8, 128, 2048, 2048, 6144), "Qwen3-4B": (36, 8, 128, 2560, 4096, 9728),
+              "Qwen3-8B-Base": (36, 8, 128, 4096, 4096, 12_288)}
+    rows = re.findall(r"^\| ([\w.-]+) \|((?:[^|\n]+\|){9})$", PAGES["docs/hardware.md"], re.M)
+    table = {name: [float(cell.replace(",", "")) for cell in cells.split("|")[:-1]]
              for name, cells in rows if name in shapes}
     assert table.keys() == shapes.keys()
-    for name, (billions, cached, *stated) in table.items():
-        layers, heads, size = shapes[name]
-        assert cached == 2 * layers * heads * size
-        truth = [16 * billions, 18 * billions, 4 * cached * 65_536 / 1e9, 2 * cached * 65_536 / 1e9]
+    for name, (billions, *stated) in table.items():
+        layers, heads, size, hidden, query, inner = shapes[name]
+        cached = 2 * layers * heads * size
+        # q and o; k and v; the feed-forward layers
+        ends = 2 * (hidden + query) + 2 * (hidden + heads * size) + 3 * (hidden + inner)
+        adapter = 32 * layers * ends / 1e9
+        truth = [1000 * adapter, 16 * billions, 18 * billions, 4 * billions + 16 * adapter,
+                 2 * billions + 18 * adapter, cached, 4 * cached * 65_536 / 1e9, 2 * cached * 65_536 / 1e9]
         assert all(abs(a - b) <= 0.051 for a, b in zip(stated, truth)), name

@@ -1,19 +1,21 @@
 """The command line of a run: what the flags become, and a mistake of the user is one line."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import save_chat_model, train
+from transformers import Qwen3Config
 
-from lab.flags import Config, EvalConfig
+from lab.flags import NEEDS, Config, EvalConfig
 from tasks import toy_model
 
 
 @pytest.mark.parametrize("arguments, said", [
     ("--group-size 1", "--group-size is 1, it must be at least 2"),
     ("--max-new-tokens -5", "--max-new-tokens is -5"),
-    ("--steps 0", "--steps is 0"),
+    ("--steps 0", "--steps 0 is for a cold start alone"),
     ("--learning-rate nan", "--learning-rate is nan"),
     ("--temperature 0", "--temperature is 0.0"),
     ("--gate-margin 1.5", "--gate-margin is 1.5, it must be at most 1"),
@@ -44,6 +46,8 @@ from tasks import toy_model
      "lower --max-prompt-tokens (now 300)"),
     ("--device tpu --data one.jsonl", "--device tpu is not available"),
     ("--resume", "holds no run to resume"),
+    ("--model large --data one.jsonl --device cpu", "GiB for weights, gradients and the two moments of AdamW "
+     "(16 bytes for each of 74.8 billion parameters)"),
     ("--report-to trackio --data one.jsonl --model MODEL --eval-problems 0 --problems-per-step 1 "
      "--max-prompt-tokens 900 --max-new-tokens 9 --max-meta-tokens 9", "it is not installed"),
 ])
@@ -55,6 +59,9 @@ def test_a_mistake_is_one_line_and_costs_nothing(tmp_path, monkeypatch, argument
     Path("empty.jsonl").write_text("")
     Path("a_run/checkpoint").mkdir(parents=True)
     Path("no_answers.jsonl").write_text('{"problem": "a"}\n{"problem": "b"}\n{"problem": "c"}\n')
+    Qwen3Config(hidden_size=16_384, intermediate_size=65_536, num_hidden_layers=20).save_pretrained("large")
+    for name in ("model.safetensors", "tokenizer.json"):
+        Path("large", name).touch()
     Path("one.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
     with pytest.raises(SystemExit) as stopped:
         train("--output", "run", *arguments.replace("MODEL", save_chat_model(tmp_path / "model")).split())
@@ -96,7 +103,9 @@ def test_every_flag_is_explained(config, capsys):
         config.parse(["--help"])
     said = capsys.readouterr().out
     for name, entry in config.__dataclass_fields__.items():
-        assert f"--{name}" in said and entry.metadata["help"] and entry.metadata["help"].bounds
+        assert re.search(f"--(no-)?{name.replace('_', '-')}", said)
+        assert entry.metadata["help"] and entry.metadata["help"].bounds
+    assert not re.search("--[a-z]+_", said)                             # one name each, that which one types
     if config is Config:
         groups = ["what most runs need", "sampling", "the method", "optimisation", "evaluation and reports",
                   "the machine"]
@@ -108,3 +117,44 @@ def test_the_defaults_of_an_evaluation_are_those_of_its_problems():
     toy, other = EvalConfig.parse([]), EvalConfig.parse(["--model", "a", "--data", "math500"])
     assert (toy.max_new_tokens, toy.max_meta_tokens) == (Config.max_new_tokens, Config.max_meta_tokens)
     assert (other.max_new_tokens, other.max_meta_tokens) == (3072, 768)
+
+
+@pytest.mark.parametrize("config", [Config, EvalConfig])
+@pytest.mark.parametrize("arguments, value", [
+    ("", None), ("--bf16", True), ("--bf16 true", True), ("--bf16=False", False), ("--no-bf16", False),
+    ("--bf16 --seed 3", True), ("--no_bf16 --seed 3", False)])
+def test_a_switch_needs_no_value(config, arguments, value):
+    assert config.parse(arguments.split()).bf16 is value
+
+
+def test_a_switch_of_two_words():
+    assert Config.parse(["--gradient-checkpointing"]).gradient_checkpointing is True
+    assert Config.parse(["--no-gradient-checkpointing"]).gradient_checkpointing is False
+    with pytest.raises(ValueError, match="got maybe"):
+        Config.parse(["--gradient-checkpointing", "maybe"])
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ("", ""), ("--algo masa-efficient --gate-by number --cutoff-factor 3 --clone", ""),
+    ("--algo masa-efficient --meta-group-size 0", ""), ("--preset paper", ""),
+    ("--algo grpo --meta-group-size 4 --gate-by said --no-refill",
+     "--gate-by, --no-refill do nothing here: only with --algo masa-efficient\n"
+     "--meta-group-size does nothing here: only with --algo masa or masa-efficient\n"),
+    ("--clone --clone-learning-rate 1", "--clone does nothing here: only with --algo masa-efficient\n"),
+    ("--clone-learning-rate 1", "--clone-learning-rate does nothing here: only with --clone\n"),
+    ("--algo masa-efficient --meta-group-size 0 --cutoff-min 9",
+     "--cutoff-min does nothing here: only with predictions to train on\n"),
+    ("--algo masa-efficient --gate-by said --gate-mass 0.5",
+     "--gate-mass does nothing here: only with another --gate-by\n"),
+    ("--minibatches 1 --clip-high 0.3", "--clip-high does nothing here: only with several optimiser steps on "
+     "the same rollouts, by --minibatches or --inner-epochs\n"),
+    ("--preset gpu --clip-low 0.1 --inner-epochs 2", ""),
+    ("--eval-problems 0 --eval-every 5", "--eval-every does nothing here: only with --eval-problems\n")])
+def test_flags_without_effect_are_told(capsys, arguments, said):
+    Config.parse(arguments.split())
+    assert capsys.readouterr().out == said
+
+
+def test_flags_that_need_something_exist():
+    names = {name for *_, names in NEEDS for name in names.split()}
+    assert names <= set(Config.__dataclass_fields__)

@@ -542,7 +542,7 @@ def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
         said = capsys.readouterr().out
         for part in ("before     after", "accuracy/5 scrap", "meta/correlation/pass_rate", "problem     ",
                      "solution    ",
-                     "tokens/s", f"in {tmp_path / algo}/"):
+                     "mixed groups", "A step takes about", f"in {tmp_path / algo}/"):
             assert part in said
         assert ("prediction  " in said) == (algo == "masa")
         metrics = logged(tmp_path / algo)

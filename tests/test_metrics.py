@@ -19,6 +19,7 @@ from lab.metrics import (
     summarise,
 )
 from masa import Batch
+from rewards import MetaPrediction
 from rollout import Group, Rollouts, pad_rows
 from tasks.problems import Problem
 
@@ -204,18 +205,24 @@ def path(lengths, finished):
 def test_both_paths_of_a_step_by_hand():
     groups = [Group(Problem("a", "p", "1"), [9]), Group(Problem("b", "p", "1"), [9])]
     groups[0].solutions, groups[1].solutions = path([3, 5], [True, True]), path([9, 7], [False, True])
+    groups[1].solutions.texts = ["no box", r"so \boxed{1}"]
     batch = Batch(groups, rewards=torch.tensor([1.0, 0, 1, 1]))
     assert path_metrics(batch) == {
         "reward": 0.75, "frac_reward_zero_std": 0.5, "completions/mean_length": 6,
-        "completions/max_length": 9,
+        "completions/max_length": 9, "completions/boxed": 0.25,
         "completions/clipped_ratio": 0.25, "tokens": 24}
     groups[0].metas, groups[1].metas = path([4, 4, 4], [True] * 3), path([2, 2, 1], [True, False, False])
     batch.terms = [{"length": 1.0, "difficulty": i / 10, "notion": 0.5} for i in range(6)]
+    groups[0].predictions = [MetaPrediction((), 0, None), MetaPrediction(("a",), None, None),
+                             MetaPrediction()]
+    groups[1].predictions = [MetaPrediction(("a",), 8, 3)] + [MetaPrediction()] * 2
     batch.meta_rewards = torch.tensor([0.5, 0.5, 0.5, 0.25, 0.5, 0.75])
     metrics = path_metrics(batch)
     assert metrics["tokens"] == 24 and metrics["meta/tokens"] == 17 and metrics["meta/reward"] == 0.5
     assert metrics["meta/frac_reward_zero_std"] == 0.5 and metrics["meta/completions/max_length"] == 4
     assert metrics["meta/completions/clipped_ratio"] == pytest.approx(1 / 3)
+    assert [metrics[f"meta/valid/{name}"] for name in ("notions", "pass_rate", "solution_length")] == [
+        3 / 6, 2 / 6, 1 / 6]
     assert [metrics[f"meta/reward/{name}"] for name in ("length", "difficulty",
                                                         "notion")] == pytest.approx([1, 0.25, 0.5])
 

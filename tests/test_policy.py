@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, TEMPLATE
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
-from lab.policy import check_name, load_policy, pick_device
+from lab.flags import Config
+from lab.policy import check_name, check_size, load_policy, memory_of, pick_device, tokens_at_once
 
 
 def save(folder, policy):
@@ -36,7 +39,6 @@ def test_no_such_model(name):
     ("config.json pytorch_model.bin tokenizer.json", "(*.safetensors)"),
     ("config.json checkpoint/config.json metrics.jsonl", "checkpoint?"),
     ("config.json model.safetensors", "a folder without a tokenizer"),
-    ("adapter_config.json adapter_model.safetensors", "a LoRA adapter: merge it"),
     ("model-Q4.gguf", "in GGUF"), ("model-Q4.gguf config.json", "in GGUF")])
 def test_a_folder_of_another_kind_is_named_without_loading_it(tmp_path, files, said):
     for file in map(tmp_path.joinpath, files.split()):
@@ -143,3 +145,67 @@ def test_pick_device():
     for name in ("tpu", "", "cuda:99x"):
         with pytest.raises(ValueError, match="not available here"):
             pick_device(name)
+
+
+# --- Does it fit? -----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def shape(tmp_path):
+    """A folder with the configuration of a model of 2.14 million parameters, and no weights."""
+    config = Qwen3Config(vocab_size=1000, hidden_size=256, intermediate_size=1024, num_hidden_layers=2,
+                         head_dim=64, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True)
+    config.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def parameters_of(shape):
+    layer = 4 * 256 * 256 + 3 * 256 * 1024 + 2 * 256 + 2 * 64      # attention, MLP, norms, norms of q and k
+    return 1000 * 256 + 2 * layer + 256
+
+
+@pytest.mark.parametrize("bytes_each", [2, 4, 16])
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(shape, monkeypatch, bytes_each):
+    need = bytes_each * parameters_of(shape)
+    arguments = shape, Config(), torch.device("cpu"), bytes_each, "weights and so on"
+    monkeypatch.setattr("lab.policy.memory_of", lambda device: need / 0.9 + 1)
+    check_size(*arguments)
+    monkeypatch.setattr("lab.policy.memory_of", lambda device: need / 0.9 - 1)
+    with pytest.raises(ValueError, match=rf"for weights and so on \({bytes_each} bytes for each of"):
+        check_size(*arguments)
+
+
+def test_a_large_model_on_a_cpu_has_to_be_asked_for(shape, monkeypatch):
+    monkeypatch.setattr("lab.policy.LARGE", parameters_of(shape) - 1)
+    with pytest.raises(ValueError, match="there is no GPU: choose a smaller model, or add --device cpu"):
+        check_size(shape, Config(), torch.device("cpu"), 4, "weights")
+    check_size(shape, Config(device="cpu"), torch.device("cpu"), 4, "weights")
+    monkeypatch.setattr("lab.policy.LARGE", parameters_of(shape))
+    check_size(shape, Config(), torch.device("cpu"), 4, "weights")
+
+
+def test_what_is_wrong_with_a_model_is_left_to_loading_it(tmp_path):
+    for name in (tmp_path, "toy"):
+        check_size(name, Config(), torch.device("cpu"), 16, "weights")
+
+
+def test_memory_is_that_of_this_machine():
+    assert 2**28 < memory_of(torch.device("cpu")) < 2**45
+
+
+def test_tokens_at_once_depend_on_the_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda:1")
+    assert (tokens_at_once(None, cuda), tokens_at_once(None, cpu)) == (262_144, 32_768)
+    assert tokens_at_once(7, cpu) == tokens_at_once(7, cuda) == 7
+
+
+# --- The toy model ----------------------------------------------------------------------------------------
+
+def test_a_user_without_a_home_has_the_toy_model_kept_elsewhere(tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tasks.toy_model.warm_up", lambda *arguments: None)
+    load_policy("toy")
+    assert list(tmp_path.glob("masa-toy/*/model.safetensors"))

@@ -1,6 +1,7 @@
 """What is asked, as messages and as ids, and what must stay out of it."""
 
 from conftest import BOS, END, START, greedy_alone, sampled
+from tokenizers import processors
 from transformers import AddedToken
 
 from lab.policy import keep_fitting
@@ -20,6 +21,16 @@ def test_encode_with_a_chat_template_and_without(tiny_policy):
     ids = encode(tokenizer, chat)
     assert tokenizer.convert_ids_to_tokens(ids) == [BOS, "w5", "w6", "w7"]
     assert sampled(generate(model, tokenizer, [ids], [5], temperature=0)) == [greedy_alone(model, ids, 5)]
+
+
+def test_without_a_template_the_prompt_has_not_ended(tiny_policy):
+    """Some tokenizers end every text with EOS by themselves."""
+    _, tokenizer = tiny_policy(template=None)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        f"$A {END}", special_tokens=[(END, tokenizer.eos_token_id)])
+    assert tokenizer.convert_ids_to_tokens(tokenizer("w5")["input_ids"]) == ["w5", END]
+    ids = encode(tokenizer, [{"role": "user", "content": "w5 w6"}])
+    assert tokenizer.convert_ids_to_tokens(ids) == ["w5", "w6"]
 
 
 def test_control_tokens_without_a_role_stay_out_of_prompts(tiny_policy, capsys):

@@ -1,5 +1,6 @@
 """What is shown on the screen, and passed on to services of others."""
 
+import io
 import json
 import sys
 from types import SimpleNamespace
@@ -9,15 +10,23 @@ import torch
 from test_metrics import RECORDS, record
 
 from lab import pictures
+from lab.flags import Config
 from lab.report import (
     Reporter,
+    SampledCount,
     cell,
+    missing_formats,
     one_of_each,
+    outlook,
     print_rollouts,
     print_table,
+    progress_bar,
     show_comparison,
     show_gold,
     show_results,
+    silence,
+    span,
+    step_line,
 )
 from lab.results import Results
 from masa import Batch
@@ -37,6 +46,87 @@ def test_table(capsys):
 def test_cells():
     assert cell(None) == "-" and cell(0.456) == "0.46" and cell(12345.6) == "12,346" and cell(-0.5) == "-0.50"
     assert cell(0.5, (0.25, 0.75)) == "0.50 [0.25, 0.75]"
+
+
+# --- While it runs ----------------------------------------------------------------------------------------
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream, shown", [(Terminal, 3), (io.StringIO, 0)])
+def test_a_bar_shows_what_is_sampled_on_a_terminal_and_seldom_in_a_file(monkeypatch, stream, shown):
+    monkeypatch.setattr(sys, "stdout", stream())
+    with progress_bar(5, "evaluation", "problem", initial=2) as bar:
+        count = SampledCount(bar)
+        for _ in range(3):
+            count.shown -= 0.2                                  # as if so many seconds had passed
+            count(1, 1000)
+        said = sys.stdout.getvalue()
+    assert [f"{n} rollouts, {n},000 tokens" in said for n in (1, 2, 3)] == [shown > 0] * 3
+    assert "2/5" in said
+
+
+def test_a_bar_that_is_switched_off_counts_in_silence(monkeypatch, capsys):
+    with progress_bar(5, "evaluation", "problem", disable=True) as bar:
+        count = SampledCount(bar)
+        count.shown -= 100
+        count(1, 10)
+    assert count.tokens == 10 and capsys.readouterr().out == ""
+
+
+def test_the_figures_of_a_step():
+    metrics = {"reward": 0.25, "completions/boxed": 0.5, "frac_reward_zero_std": 0.9}
+    assert step_line(metrics) == "accuracy 0.25, boxed 0.50, mixed groups 0.10"
+    metrics |= {"meta/reward": 0.125, "meta/valid/pass_rate": 1.0}
+    assert step_line(metrics).endswith("mixed groups 0.10, meta reward 0.12, readable 1.00")
+
+
+@pytest.mark.parametrize("seconds, said", [(0.04, "0.0 s"), (2.51, "2.5 s"), (58.2, "58 s"), (99.6, "100 s"),
+                                           (150, "2 min"), (3570, "1 h 0 min"), (12_000, "3 h 20 min")])
+def test_durations(seconds, said):
+    assert span(seconds) == said
+
+
+def test_how_long_a_run_will_take():
+    assert outlook(58, 199, 90, 10) == ("A step takes about 58 s; the other 199 and 10 evaluations of 90 s "
+                                        "will take about 3 h 27 min")
+    assert "the other 3 and 1 evaluation of 10 s will" in outlook(1, 3, 10, 1)
+    assert outlook(58, 100, None, 2).endswith("the other 100, evaluations not counted, will take about "
+                                              "1 h 37 min")
+    assert outlook(2, 5, None, 0).endswith("the other 5 will take about 10 s")
+
+
+@pytest.mark.parametrize("boxed, readable, flags, named", [
+    (0.6, 0.6, "", None), (0.03, 0.6, "", "Only 3% of the solutions put their answer in \\boxed{}, and the"),
+    (0.6, 0.25, "", "Only 25% of the predictions have a readable pass rate, and"),
+    (0.0, 0.25, "", "in \\boxed{} and 25% of the predictions"),
+    (0.0, 0.0, "--model toy", None), (0.6, 0.0, "--algo grpo", None),
+    (0.6, 0.0, "--algo masa-efficient --meta-group-size 0", None)])
+def test_formats_that_are_not_kept_are_told_with_what_to_do(boxed, readable, flags, named):
+    figures = {"completions/boxed": boxed, "completions/clipped_ratio": 0.75,
+               "meta/valid/pass_rate": readable}
+    lines = missing_formats(figures, Config.parse(["--model", "m", "--preset", "toy", *flags.split()]))
+    assert len(lines) == (named is not None)
+    for line in lines:
+        assert named in line and "\n" not in line
+        assert "--cold-start 250" in line and "--max-new-tokens (now 192; 75% of the solutions do)" in line
+
+
+def test_what_asks_for_no_box_misses_none():
+    assert missing_formats({"accuracy": 0.5, "completions/clipped_ratio": 0.1}, Config(model="m")) == []
+
+
+@pytest.mark.parametrize("reward, boxed, cure", [
+    (0.0, 0.0, "--cold-start"), (0.0, 1.0, "Take easier problems"), (1.0, 1.0, "Take harder problems"),
+    (0.5, 1.0, "always or never")])
+def test_steps_that_teach_nothing_are_told_with_what_to_do(reward, boxed, cure):
+    metrics = {"reward": reward, "completions/boxed": boxed, "completions/clipped_ratio": 0.0}
+    line = silence(10, metrics, Config(model="m"))
+    assert "in 10 steps" in line and "\n" not in line
+    cures = ("--cold-start", "Take easier", "Take harder", "always or never")
+    assert [part for part in cures if part in line] == [part for part in cures if cure.startswith(part)]
 
 
 def test_one_of_each(tiny_policy):

@@ -22,6 +22,8 @@ from transformers import (
     Lfm2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 import grpo
@@ -190,6 +192,32 @@ def test_budgets_and_splits(tiny_policy, most, calls_at_most, pad):
         assert most is None or len(rows) == 1 or len(rows) * (3 + max(budgets[row] for row in rows)) <= most
 
 
+def test_every_stride_is_told(tiny_policy, monkeypatch):
+    monkeypatch.setattr(rollout, "STRIDE", 3)
+    model, tokenizer = tiny_policy(eos=[3, 25])
+    prompts, told = [[token] for token in range(10, 40)], []
+    rollouts = generate(model, tokenizer, prompts, [14, 2, 9] * 10, temperature=0,
+                        progress=lambda *counts: told.append(counts))
+    expected = []
+    for done in range(0, max(rollouts.lengths), 3):
+        left = [length - done for length in rollouts.lengths if length > done]
+        expected.append((sum(n <= 3 for n in left), len(left) * min(3, max(left))))
+    assert told == expected and len(told) == 5 and sum(ended for ended, _ in told) == 30
+
+
+def test_ids_beyond_the_tokenizer_are_decoded_as_nothing(tiny_policy):
+    """An embedding is often padded to a round number of rows; a model may sample what they stand for."""
+    _, tokenizer = tiny_policy()
+    model = Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=80, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, eos_token_id=3)).eval()
+    play(model, {10: [21, 79, 60, 22, 3]}, 1)
+    rollouts = generate(model, tokenizer, [[10]], [9])
+    assert sampled(rollouts) == [[21, 79, 60, 22, 3]] and rollouts.texts == ["w11 w12"]
+    logprobs, _ = grpo.token_logprobs(model, *rollouts.tokens)
+    assert logprobs.isfinite().all()
+
+
 def test_edges(tiny_policy):
     """A budget of one token; a prompt of one token (PROMPTS[2]); no prompts at all, which is the caller's
     mistake."""
@@ -288,7 +316,8 @@ def test_the_sampler_gives_each_group_its_own_predictions_and_solutions(tiny_pol
         {"pass_rate": row, "solution_length": row + 3}))
     sampler.predict(groups, 3)
     asked = [encode(tokenizer, meta_messages(p.text, 6), True) for p in problems]
-    assert said.prompts == [[asked[0]] * 3 + [asked[1]] * 3] and said.settings == [([5] * 6, 0.7, 0.9, 999)]
+    assert said.prompts == [[asked[0]] * 3 + [asked[1]] * 3] and [s[:4] for s in said.settings] == [
+        ([5] * 6, 0.7, 0.9, 999)]
     assert [[p.pass_rate for p in group.predictions] for group in groups] == [[0, 1, 2], [3, 4, 5]]
     lengths = [[p.solution_length for p in group.predictions] for group in groups]
     assert lengths == [[3, 4, 5], [6, None, None]]
@@ -303,7 +332,8 @@ def test_the_sampler_gives_each_group_its_own_predictions_and_solutions(tiny_pol
     asked = [encode(tokenizer, solution_messages("w5 w6", hint), True)
              for hint in (["w8"], [], ["w9", "w10"], ["w8"])]
     asked += [encode(tokenizer, solution_messages("w7"), True)] * 4
-    assert said.prompts == [asked] and said.settings == [([6] * 4 + [4, 2] * 2, 0.7, 0.9, 999)]
+    assert said.prompts == [asked] and [s[:4] for s in said.settings] == [
+        ([6] * 4 + [4, 2] * 2, 0.7, 0.9, 999)]
     assert [group.correct for group in groups] == [[True] * 4] * 2
     assert [group.cut for group in groups] == [[False] * 4] * 2
     for group, most, rows in zip(groups, (6, 4), (asked[:4], asked[4:])):

@@ -1,5 +1,6 @@
 """A run goes on as if nobody had disturbed it, stops when it is told to, and survives what breaks a step."""
 
+import gc
 import inspect
 import os
 import signal
@@ -362,8 +363,51 @@ def test_another_evaluation_before_training_is_told_before_the_run_goes_on(tmp_p
         train(*common, "--steps", 2, "--resume")
 
 
-def test_silent_steps_are_told(tmp_path, problems, capsys):
-    """A random model is never right: no group has variance, and the run says so."""
-    train("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 6, "--algo",
-          "grpo", "--eval-problems", 0, "--output", tmp_path / "run")
-    assert capsys.readouterr().out.count("No group had any variance in 5 steps") == 1
+def test_silent_steps_are_told_again_and_again(tmp_path, problems, capsys):
+    """A random model is never right: no group has variance, whatever its predictions say."""
+    train("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 11,
+          "--eval-problems", 0, "--output", tmp_path / "run")
+    said = capsys.readouterr().out
+    told = [said.count(f"No group of solutions had any variance in {n} steps") for n in (5, 6, 10)]
+    assert told == [1, 0, 1]
+    assert said.count("Only 0% of the solutions put") == 3              # after the first step, and with those
+
+
+def test_steps_with_variance_are_not_silent(tmp_path, problems, sometimes_right, capsys):
+    train("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 6,
+          "--group-size", 8, "--eval-problems", 0, "--output", tmp_path / "run")
+    assert "any variance" not in capsys.readouterr().out
+
+
+def test_a_run_says_what_is_amiss_and_how_long_it_will_take(tmp_path, problems, monkeypatch, capsys):
+    common = ["--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--eval-every", 2,
+              "--output", tmp_path / "run"]
+    train(*common, "--steps", 6)
+    said = capsys.readouterr().out
+    table, formats, first = (said.index(part) for part in ("meta/valid", "Only 0% of the solutions put their "
+                                                           "answer in \\boxed{} and", "A step takes about"))
+    assert table < formats < first and said.count("--cold-start 250") == 2      # and with the silent steps
+    assert said.count("A step takes about") == 1 and "the other 5 and 3 evaluations of" in said
+    train(*common, "--steps", 9, "--resume")                    # has not evaluated yet in this process
+    assert "the other 2, evaluations not counted, will take" in capsys.readouterr().out
+    train(*common, "--steps", 10, "--resume")
+    assert "A step takes" not in capsys.readouterr().out
+
+
+def test_memory_does_not_grow_with_the_steps(tmp_path, problems, sometimes_right, monkeypatch):
+    """Live tensors and python objects after steps 10, 20 and 30 of a run with both paths."""
+    counts, whole = [], Run.keep
+
+    def keep(self, batch, metrics):
+        whole(self, batch, metrics)
+        if self.state["step"] % 10 == 0:
+            gc.collect()
+            objects = gc.get_objects()
+            tensors = [thing for thing in objects if issubclass(type(thing), torch.Tensor)]
+            counts.append((len(tensors), sum(tensor.nbytes for tensor in tensors), len(objects)))
+    monkeypatch.setattr(Run, "keep", keep)
+    train("--model", save_chat_model(tmp_path / "model"), "--data", problems, *SMALL, "--steps", 30,
+          "--show-every", 0, "--checkpoint-every", 0, "--eval-problems", 0, "--output", tmp_path / "run")
+    (tensors, size, objects), *later = counts
+    for count in later:
+        assert count[0] <= tensors + 5 and count[1] < 1.05 * size and count[2] < objects + 10

@@ -1,14 +1,16 @@
-"""Memory and speed within one run, by hand; the first four compare what we do with the alternative.
+"""Memory and speed within one run, by hand; the first five compare what we do with the alternative.
 
     python tools/benchmark.py memory      the LM head in chunks, or at once: forward and backward of the loss
     python tools/benchmark.py step        MASA in the toy world by masa.py, or by TRL and examples/masa_trl.py
     python tools/benchmark.py leaving     finished rows leave the batch, or wait for its longest row
     python tools/benchmark.py prefill     a prompt is read once per problem, or once per row
+    python tools/benchmark.py adapter     updates of a LoRA adapter of --model, or of all its weights
     python tools/benchmark.py engines     tokens per second of three ways to generate
     python tools/benchmark.py steps       seconds, tokens per second and peak memory of whole steps
 
-All but `step` need neither weights nor data: the model is a random Qwen3, 16 prompts are random ids with 8
-rows each, and a completion takes its budget, with `leaving` 1 to --tokens. On a CPU add --shape small.
+All but `step` and `adapter` need neither weights nor data: the model is a random Qwen3, 16 prompts are random
+ids with 8 rows each, and a completion takes its budget, with `leaving` 1 to --tokens. On a CPU add --shape
+small.
 """
 
 import argparse
@@ -32,7 +34,9 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config
 
 import grpo
 import rollout
-from lab.flags import GPU, Config
+from lab.adapter import halve_frozen
+from lab.flags import Config
+from lab.policy import load_policy
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -58,7 +62,7 @@ def prompts_of(count, longest, rows=1):
 
 def generate(model, prompts, budgets):      # as masa.py does
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=CUDA):
-        return rollout.generate(model, TOKENIZER, prompts, budgets, max_tokens=GPU["max_tokens"])
+        return rollout.generate(model, TOKENIZER, prompts, budgets, max_tokens=262_144)
 
 
 def measure(function, *arguments, **settings):
@@ -115,6 +119,23 @@ def sample(flags, other):
         return measure(generate, model, prompts, budgets)[1:]
 
 
+def adapter(flags, other):
+    """Two updates with 8 rows of 32 prompt tokens and --tokens / 8 completion tokens, loading not counted."""
+    _, _, before = measure(int)                                                 # of the libraries
+    model = load_policy(flags.model, DEVICE, lora_rank=0 if other else flags.rank)[0]
+    trained, started = [w for w in model.parameters() if w.requires_grad], time.perf_counter()
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    if CUDA:
+        halve_frozen(model)
+    ids = torch.randint(8192, (8, 32 + flags.tokens // 8), device=DEVICE)
+    mask, advantages = torch.ones_like(ids, dtype=torch.bool), torch.tensor([1.0, -1.0] * 4, device=DEVICE)
+    rollouts = ids[:, :32], mask[:, :32], ids[:, 32:], mask[:, 32:]
+    for _ in range(2):
+        _, _, most = measure(grpo.update, model, optimizer, rollouts, advantages, micro_batch_tokens=64,
+                             dtype=torch.bfloat16 if CUDA else torch.float32)
+    return (time.perf_counter() - started) / 2, most - before
+
+
 def engines(flags):
     model = make(flags.shape)
     sampling = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=flags.tokens,
@@ -159,12 +180,15 @@ def steps(flags):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = {"memory": partial(compare, memory), "step": partial(compare, step), "engines": engines,
-                "leaving": partial(compare, sample), "prefill": partial(compare, sample), "steps": steps}
+                "leaving": partial(compare, sample), "prefill": partial(compare, sample), "steps": steps,
+                "adapter": partial(compare, adapter)}
     parser.add_argument("command", choices=commands)
     parser.add_argument("--shape", choices=["qwen3-1.7b", "small"], default="qwen3-1.7b", help="of the model")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the longest prompts")
     parser.add_argument("--tokens", type=int, default=1024, help="of a completion; with memory: in all")
     parser.add_argument("--sequences", type=int, nargs="+", default=[64, 512], help="with engines: at once")
+    parser.add_argument("--model", help="with adapter: a folder, or an id of the hub")
+    parser.add_argument("--rank", type=int, default=16, help="with adapter: R")
     parser.add_argument("--repeats", type=int, default=5, help="of a comparison; medians are printed")
     flags = parser.parse_args()
     commands[flags.command](flags)

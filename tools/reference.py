@@ -51,7 +51,7 @@ def table(group, preset=None):
         name, text = field.name.replace("_", "-"), field.metadata["help"].replace("%%", "%")
         default = "off" if isinstance(field.default, bool) else shown(field.default)
         if field.default is True:                               # such a flag is there to be switched off
-            name, text = f"no-{name}", f"leave out: {text}"
+            name, text = f"no-{name}", f"do not {text}"
         change = preset.get(field.name) if preset else None
         change = [shown(None if change == field.default else change)] if preset else []
         rows.append([f"`--{name}`", default, *change, allowed(group, field), text])

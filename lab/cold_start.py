@@ -1,0 +1,135 @@
+"""A cold start: before RL, a pretrained model learns from its own text to box answers and to predict.
+
+RL cannot begin where every reward is 0. So, as "expert SFT, then RL", and without any data but the problems:
+
+1. N training problems are solved after a few solved examples; what is right, in a box, is kept.
+2. The model is trained on these solutions as answers to the ordinary prompts, without examples.
+3. It solves the same problems by the ordinary prompts, as it will in training. Expert predictions are written
+   from what happened *then* (the rates of 1 would be false of the model that 2 has changed), also where
+   nothing was right, and it is trained on those.
+"""
+
+import re
+import sys
+from dataclasses import replace
+
+import torch
+from tqdm import tqdm
+
+from grpo import NotFinite, imitate
+from rewards import ATTEMPTS, MetaPrediction, correct_expert, format_meta, mentions, notion_reward, plain
+from rollout import Group, Sampler, finished_ids, pad_rows
+from tasks.grader import last_boxed
+from tasks.prompts import SOLUTION, encode, example_messages, meta_messages, solution_messages
+
+TEMPERATURE = 0.7       # with examples: a small model is right more often than at 1
+KEEP, NOTIONS = 3, 3    # different solutions of a problem, so that easy ones do not prevail; of an expert
+BATCH, LEARNING_RATE, SOLUTION_EPOCHS, PREDICTION_EPOCHS = 12, 5e-5, 1, 3           # of the supervised steps
+
+
+def cold_start(run) -> dict:
+    """Train run.policy on solutions and predictions of --cold-start problems, and say what came of it.
+
+    Returns what cold_start.json holds: shares of boxed and of right solutions, and the texts trained on.
+    Raises ValueError with one line if no solution is right with examples, or a gradient is not finite.
+    """
+    config, sampler, report = run.config, run.sampler, {}
+    torch.manual_seed(config.seed)
+    problems = run.stream.draw(config.cold_start)
+    optimizer = run.adamw(lr=LEARNING_RATE, weight_decay=0.0)
+
+    def solve(how, solver):
+        groups = [Group(problem, [sampler.budget]) for problem in problems]
+        for batch in in_batches(groups, config.problems_per_step, f"solving {how}"):
+            with run.sampling():
+                solver(batch)
+        texts = [text for group in groups for text in group.solutions.texts]
+        boxed = sum(last_boxed(text) is not None for text in texts) / len(texts)
+        right = sum(sum(group.correct) for group in groups) / len(texts)
+        report[how] = {"boxed": boxed, "right": right}
+        print(f"cold start: {how} {boxed:.0%} of {len(texts):,} solutions are boxed, {right:.0%} are right",
+              flush=True)
+        return groups
+
+    def learn(kind, ask, texts, epochs):        # ask: from a problem to the chat that a text of it answers
+        report[kind] = [{"problem": problem.text, "text": text} for problem, text in texts]
+        examples = [(encode(run.tokenizer, ask(problem.text), config.thinking),
+                     finished_ids(run.policy, run.tokenizer, text)) for problem, text in texts]
+        imitate_all(run, optimizer, examples, epochs, f"learning from {len(texts)} {kind}")
+
+    groups = solve("with examples", lambda batch: solve_with_examples(sampler, batch))
+    kept = [(group.problem, text) for group in groups for text in right_solutions(group)]
+    if not kept:
+        raise ValueError("the cold start has nothing to learn from: with examples no solution was right. Try "
+                         "easier problems, a larger --max-new-tokens or a larger model")
+    learn("solutions", solution_messages, kept, SOLUTION_EPOCHS)
+    groups = solve("with ordinary prompts", lambda batch: sampler.solve(batch, ATTEMPTS))
+    experts = [(group.problem, format_meta(expert(group))) for group in groups]
+    learn("predictions", lambda problem: meta_messages(problem, sampler.budget), experts, PREDICTION_EPOCHS)
+    print(f"cold start: trained on {len(kept)} solutions and {len(experts)} predictions, which are in "
+          f"{run.path / 'cold_start.json'}", flush=True)
+    return report
+
+
+def solve_with_examples(sampler: Sampler, groups: list[Group]) -> None:
+    """As `Sampler.solve`, ATTEMPTS times, after solved examples; what follows the answer is cut off."""
+    chats = [example_messages(group.problem.text, sampler.tokenizer.chat_template is None)
+             for group in groups for _ in range(ATTEMPTS)]
+    rollouts = replace(sampler, temperature=TEMPERATURE).complete(chats, [sampler.budget] * len(chats))
+    texts = [up_to_answer(text) for text in rollouts.texts]
+    rollouts.finished |= torch.tensor([text != whole for text, whole in zip(texts, rollouts.texts)],
+                                      device=rollouts.finished.device)
+    rollouts.texts = texts
+    for i, group in enumerate(groups):
+        group.solutions = rollouts.select(list(range(i * ATTEMPTS, (i + 1) * ATTEMPTS)))
+        group.correct = [sampler.grade(text, group.problem) for text in group.solutions.texts]
+
+
+def right_solutions(group: Group) -> list[str]:
+    """At most KEEP different solutions of a group that are right and whole."""
+    rows = zip(group.solutions.texts, group.correct, group.solutions.finished.tolist())
+    return [*dict.fromkeys(text for text, right, finished in rows if right and finished)][:KEEP]
+
+
+def up_to_answer(text: str) -> str:
+    """`text` up to the end of the paragraph with its first box: a base model goes on with other problems."""
+    box = text.find("\\boxed{")
+    return text if box < 0 else text[:box] + text[box:].partition("\n\n")[0]
+
+
+def expert(group: Group) -> MetaPrediction:
+    """The prediction that would have been true of a solved group: its rate, its length, and its notions.
+
+    Notions are words of right solutions that earn the notion reward, as counts or as shares, and that neither
+    the problem nor the instruction mentions: the NOTIONS that are in most right solutions.
+    """
+    texts, correct = group.solutions.texts, group.correct
+    right = [text for text, c in zip(texts, correct) if c]
+    words = dict.fromkeys(word for text in right for word in re.findall(r"[^\W\d_]{3,}", text.casefold()))
+    asked = f"{group.problem.text}\n\n{SOLUTION}"
+    useful = [word for word in words
+              if any(notion_reward([word], asked, texts, correct, rule) for rule in ("count", "rate"))]
+    useful.sort(key=lambda word: -sum(mentions(plain(text), plain(word)) for text in right))
+    notions = tuple(useful[:NOTIONS])
+    reasoning = f"<meta>It takes {', '.join(notions) or 'no special concept'}.</meta>\n"
+    return correct_expert([MetaPrediction(notions, reasoning=reasoning)], [1.0], group.solutions.lengths,
+                          correct)
+
+
+def imitate_all(run, optimizer, examples, epochs, description):
+    """`epochs` passes over examples, (prompt ids, completion ids), in random batches of BATCH."""
+    order = [examples[i] for _ in range(epochs) for i in torch.randperm(len(examples)).tolist()]
+    for batch in in_batches(order, BATCH, description):
+        prompts, completions = zip(*batch)
+        rows = (*pad_rows(prompts, left=True, device=run.device), *pad_rows(completions, device=run.device))
+        try:
+            imitate(run.policy, optimizer, rows, 1, run.config.micro_batch_tokens, run.dtype)
+        except NotFinite as error:
+            raise ValueError(f"cold start: {error}. Try another --seed, or --bf16 False") from None
+
+
+def in_batches(rows, size, description):
+    """Batches of `size` rows, with a bar that moves after each."""
+    for start in tqdm(range(0, len(rows), size), desc=description, unit="batch", file=sys.stdout,
+                      dynamic_ncols=True, leave=False):
+        yield rows[start:start + size]
