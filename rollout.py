@@ -18,7 +18,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grpo import Tokens, take
 from rewards import MetaPrediction, parse_meta
-from tasks.grader import grade
 from tasks.problems import Problem
 from tasks.prompts import encode, meta_messages, solution_messages
 
@@ -121,8 +120,7 @@ class Sampler:
     thinking: bool = False
     max_tokens: int | None = None
     instruction: str | None = None
-    grade: Callable = lambda text, problem: (problem.score(text) if problem.score
-                                             else grade(text, problem.answer))
+    grade: Callable = lambda text, problem: problem.solved_by(text)
     prefilled: int = 0
     progress: Callable[[int, int], None] | None = None
 

@@ -22,7 +22,7 @@ from itertools import product
 from pathlib import Path
 
 from tasks import livecodebench, sandbox
-from tasks.grader import grade, last_boxed, pairs, read, readings, trees, without_label, without_units
+from tasks.grader import last_boxed, pairs, read, readings, trees, without_label, without_units
 from tasks.problems import (
     GYM,
     READERS,
@@ -59,8 +59,7 @@ class Benchmark:
     source: str
     split: str
     read: Callable
-    grade: Callable = lambda completion, problem: (problem.score(completion) if problem.score
-                                                   else grade(completion, problem.answer))
+    grade: Callable = lambda completion, problem: problem.solved_by(completion)
     instruction: str | None = None
     executes: bool = False
     note: str = ""

@@ -37,17 +37,28 @@ except ImportError:         # copied into another code base, without the package
 # isort: on
 
 NO_ANSWER = re.compile(r"(?i:nan|n/a|null|<na>|nat|[-+]?inf|[-+]?infinity)|None")   # JSON, Python, pandas
+PLAIN_NUMBER = re.compile(r"-?[\d,]*\.?\d+")
+OPERATION = re.compile(r"[\d)}!]\s*(?:[-+*/^×·÷]|\\(?:times|cdot|div)\b)|\\(?:[dt]?frac|sqrt|binom)\b|\d!")
+SPACES = re.compile(r"\s+|\\[,;:! ]")
 CONDITIONS = {"<", ">", "\\le", "\\ge", "\\ne", "\\in"}
 APPLIED = {"f", "g", "h", "F", "G", "P"}                # letters that stand for functions, as in f(-1) = 5
 
 
-def grade(completion, answer):
-    r"""True if the last \boxed{} of `completion` equals the gold `answer`. Takes any two objects.
+def grade(completion, answer, problem=""):
+    r"""True if the last \boxed{} of `completion` equals the gold `answer`. Takes any three objects.
 
-    The verifiable reward of MASA (arXiv 2510.03259). Never raises.
+    The verifiable reward of MASA (arXiv 2510.03259). problem: its text, so that its own expression, not
+    worked out, is no answer: `\boxed{69 + 16}` of "What is 69 + 16?". Never raises.
     """
     box = last_boxed(completion)
-    return box is not None and equal(box, answer)
+    return box is not None and not repeats(box, answer, problem) and equal(box, answer)
+
+
+def repeats(box, answer, problem):
+    """Does an answer repeat an expression of the problem, where a plain number is asked for?"""
+    if not isinstance(answer, str) or not PLAIN_NUMBER.fullmatch(answer.strip()):
+        return False
+    return OPERATION.search(box) is not None and SPACES.sub("", box) in SPACES.sub("", problem)
 
 
 def equal(prediction, answer):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from tasks.grader import equal, last_boxed
+from tasks.grader import equal, grade, last_boxed
 
 MAX_CHARACTERS = 100_000        # of a problem; the tokens of its prompt are limited by the trainer
 GYM = "reasoning-gym:"          # what its tasks begin with
@@ -42,6 +42,10 @@ class Problem:
     def key(self):
         """The text without case and white space: problems with the same key are the same."""
         return " ".join(self.text.casefold().split())
+
+    def solved_by(self, completion):
+        """Is this completion right?"""
+        return self.score(completion) if self.score else grade(completion, self.answer, self.text)
 
 
 def load_problems(source, split="train", limit=None, seed=0):

@@ -359,6 +359,18 @@ def test_grade_takes_the_last_box_and_nothing_else():
     assert grade(r"\boxed{5}", r"$\boxed{5}$") and grade(r"\boxed{5}", 5) and grade(r"\boxed{0.5}", 0.5)
 
 
+@pytest.mark.parametrize("box, answer, problem, right", [
+    ("69 + 16", "85", "What is 69+16?", False),             # repeats the question
+    ("85", "85", "What is 69+16?", True),
+    ("70 + 15", "85", "What is 69+16?", True),              # on the way
+    (r"\sqrt{16}", "4", r"Evaluate $\sqrt{16}$.", False),
+    (r"\frac{6}{8}", "0.75", r"Write $\frac{6}{8}$ as a decimal.", False),
+    (r"2^{10}", "2^{10}", r"Which is larger, $2^{10}$ or $10^3$?", True),      # no plain number is asked for
+    ("-3", "-3", "Is it 3 or -3?", True), ("5 cm", "5", "Is it 5 cm?", True)])
+def test_the_expression_of_the_problem_is_no_answer(box, answer, problem, right):
+    assert grade(rf"\boxed{{{box}}}", answer, problem) is right and grade(rf"\boxed{{{box}}}", answer)
+
+
 def test_no_gold_answer_is_what_says_that_there_is_none():
     """As from JSON or pandas; the loader drops such rows, because they do not equal themselves."""
     for missing in "nan NaN inf -inf Infinity None N/A n/a null NaT <NA>".split():
