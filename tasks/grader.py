@@ -37,7 +37,7 @@ except ImportError:         # copied into another code base, without the package
 # isort: on
 
 NO_ANSWER = re.compile(r"(?i:nan|n/a|null|<na>|nat|[-+]?inf|[-+]?infinity)|None")   # JSON, Python, pandas
-PLAIN_NUMBER = re.compile(r"-?[\d,]*\.?\d+")
+PLAIN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 OPERATION = re.compile(r"[\d)}!]\s*(?:[-+*/^×·÷]|\\(?:times|cdot|div)\b)|\\(?:[dt]?frac|sqrt|binom)\b|\d!")
 SPACES = re.compile(r"\s+|\\[,;:! ]")
 CONDITIONS = {"<", ">", "\\le", "\\ge", "\\ne", "\\in"}
