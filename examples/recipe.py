@@ -4,20 +4,20 @@
     python examples/recipe.py --model FOLDER --seeds 0      one seed
 
 For each seed a cold start, and from its checkpoint one run of each arm, all evaluated on the same problems.
-The same command goes on where it was interrupted, and at the end prints the table of docs/real_models.md.
+The same command goes on where it was interrupted, and prints the table of docs/real_models.md after each
+seed. Other flags are masa.py's, such as --bf16 True: half the time on a CPU that computes in bfloat16.
 """
 
 import argparse
 import json
 import random
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import masa
 from lab.folder import read_json
 from lab.metrics import summarise
 
@@ -27,7 +27,7 @@ ARMS = {"grpo": "--algo grpo", "masa": "--algo masa",
 COMMON = ("--max-new-tokens 48 --max-meta-tokens 64 --max-prompt-tokens 256 --problems-per-step 6 "
           "--group-size 8 --meta-group-size 4 --learning-rate 1e-5 --weight-decay 0 --warmup-steps 5 "
           "--eval-problems 48 --eval-every 0 --eval-samples 8 --show-every 10 --max-tokens 32768 "
-          "--micro-batch-tokens 4096 --cutoff-min 24 --bf16 True").split()
+          "--micro-batch-tokens 4096 --cutoff-min 24").split()
 LEVELS = {"up to 15": (1, 15), "up to 40": (1, 40), "10 to 99": (10, 99)}       # of both numbers
 SIZES = {"start": 60, "train": 120, "held-out": 16}                             # problems of each level
 ROWS = {"boxed": "completions/boxed", "accuracy": "accuracy", "groups without variance": None,
@@ -54,8 +54,7 @@ def run(folder, done, *flags):
     """The run in `folder`, begun or continued, unless the file `done` says that it has ended."""
     if not (folder / done).exists():
         resume = ["--resume"] if (folder / "before.json").exists() else []
-        subprocess.run([sys.executable, str(ROOT / "masa.py"), *flags, "--output", str(folder), *resume],
-                       check=True)
+        masa.main([*flags, "--output", str(folder), *resume])
 
 
 def figures(path):
@@ -77,7 +76,7 @@ def table(columns):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True, help="folder or hub id, such as SmolLM2-135M-Instruct")
     parser.add_argument("--output", default="runs/recipe", type=Path)
@@ -85,12 +84,12 @@ def main():
     parser.add_argument("--arms", default=["masa", "grpo"], choices=ARMS, nargs="+")
     parser.add_argument("--cold-start", default=120, type=int, help="problems of the cold start")
     parser.add_argument("--steps", default=40, type=int)
-    args = parser.parse_args()
+    args, others = parser.parse_known_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
     write_problems(args.output)
     columns = {"before": [], "after the cold start": [], **{arm: [] for arm in args.arms}}
     for seed in args.seeds:
-        common = [*COMMON, "--seed", str(seed), "--eval-data", str(args.output / "held-out.jsonl")]
+        common = [*COMMON, "--seed", str(seed), "--eval-data", str(args.output / "held-out.jsonl"), *others]
         start = args.output / f"start-{seed}"
         run(start, "started.json", "--model", args.model, "--data", str(args.output / "start.jsonl"),
             "--cold-start", str(args.cold_start), "--steps", "0", *common)

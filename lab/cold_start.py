@@ -4,27 +4,27 @@ RL cannot begin where every reward is 0. So, as "expert SFT, then RL", and witho
 
 1. N training problems are solved after a few solved examples; what is right, in a box, is kept.
 2. The model is trained on these solutions as answers to the ordinary prompts, without examples.
-3. It solves the same problems by the ordinary prompts, as it will in training. Expert predictions are written
-   from what happened *then* (the rates of 1 would be false of the model that 2 has changed), also where
-   nothing was right, and it is trained on those.
+3. It solves the same problems by the ordinary prompts, and is trained on predictions that are true of these
+   solutions: those of 1 have other pass rates. Problems without a right solution give experts, too.
 """
 
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import torch
 from tqdm import tqdm
 
 from grpo import NotFinite, imitate
-from rewards import ATTEMPTS, MetaPrediction, correct_expert, format_meta, mentions, notion_reward, plain
+from rewards import ATTEMPTS, MetaPrediction, correct_expert, format_meta, notion_reward
 from rollout import Group, Sampler, finished_ids, pad_rows
 from tasks.grader import last_boxed
 from tasks.prompts import SOLUTION, encode, example_messages, meta_messages, solution_messages
 
-TEMPERATURE = 0.7       # with examples: a small model is right more often than at 1
-KEEP, NOTIONS = 3, 3    # different solutions of a problem, so that easy ones do not prevail; of an expert
-BATCH, LEARNING_RATE, SOLUTION_EPOCHS, PREDICTION_EPOCHS = 12, 5e-5, 1, 3           # of the supervised steps
+TEMPERATURE = 0.5       # with examples: a small model is right more often than at 1
+KEEP, NOTIONS = 2, 3    # different solutions of a problem, so that easy ones do not prevail; of an expert
+BATCH, LEARNING_RATE, SOLUTION_EPOCHS, PREDICTION_EPOCHS = 12, 5e-5, 2, 3           # of the supervised steps
 
 
 def cold_start(run) -> dict:
@@ -86,9 +86,10 @@ def solve_with_examples(sampler: Sampler, groups: list[Group]) -> None:
 
 
 def right_solutions(group: Group) -> list[str]:
-    """At most KEEP different solutions of a group that are right and whole."""
+    """The KEEP most frequent solutions of a group that are right and whole: oddities are right by luck."""
     rows = zip(group.solutions.texts, group.correct, group.solutions.finished.tolist())
-    return [*dict.fromkeys(text for text, right, finished in rows if right and finished)][:KEEP]
+    count = Counter(text for text, right, finished in rows if right and finished)
+    return [text for text, _ in count.most_common(KEEP)]
 
 
 def up_to_answer(text: str) -> str:
@@ -100,20 +101,21 @@ def up_to_answer(text: str) -> str:
 def expert(group: Group) -> MetaPrediction:
     """The prediction that would have been true of a solved group: its rate, its length, and its notions.
 
-    Notions are words of right solutions that earn the notion reward, as counts or as shares, and that neither
-    the problem nor the instruction mentions: the NOTIONS that are in most right solutions.
+    Notions are up to NOTIONS words that several right solutions use (if there are fewer than two: several
+    solutions), and neither the problem nor the instruction: those that earn the notion reward, by counts or
+    by shares, if there are any; else the most frequent.
     """
-    texts, correct = group.solutions.texts, group.correct
+    texts, correct, asked = group.solutions.texts, group.correct, f"{group.problem.text}\n\n{SOLUTION}"
     right = [text for text, c in zip(texts, correct) if c]
-    words = dict.fromkeys(word for text in right for word in re.findall(r"[^\W\d_]{3,}", text.casefold()))
-    asked = f"{group.problem.text}\n\n{SOLUTION}"
-    useful = [word for word in words
+    count = Counter(word for text in (right if len(right) > 1 else texts)
+                    for word in dict.fromkeys(re.findall(r"[^\W\d_]{3,}", text.casefold())))
+    common = [word for word, times in count.most_common()       # a notion earns in a text of its own
+              if times > 1 and notion_reward([word], asked, [word], [True])]
+    useful = [word for word in common
               if any(notion_reward([word], asked, texts, correct, rule) for rule in ("count", "rate"))]
-    useful.sort(key=lambda word: -sum(mentions(plain(text), plain(word)) for text in right))
-    notions = tuple(useful[:NOTIONS])
-    reasoning = f"<meta>It takes {', '.join(notions) or 'no special concept'}.</meta>\n"
-    return correct_expert([MetaPrediction(notions, reasoning=reasoning)], [1.0], group.solutions.lengths,
-                          correct)
+    notions = tuple((useful or common)[:NOTIONS])
+    said = MetaPrediction(notions, reasoning=f"<meta>It takes {', '.join(notions) or 'no concept'}.</meta>\n")
+    return correct_expert([said], [1.0], group.solutions.lengths, correct)
 
 
 def imitate_all(run, optimizer, examples, epochs, description):

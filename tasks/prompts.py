@@ -22,9 +22,9 @@ HINT = "These concepts may help: {notions}."
 # Solved examples, for a cold start: each names in words what it uses, so that there is a notion to predict.
 EXAMPLES = (
     ("A rectangle is 14 units long and 6 units wide. What is its area?",
-     "The area is a product: 14 * 6 = 84. The answer is \\boxed{84}."),
-    ("What is 62 - 27?", "Subtracting with borrowing: 62 - 27 = 35. The answer is \\boxed{35}."),
-    ("What is 47 + 38?", "Adding tens and ones: 47 + 38 = 85. The answer is \\boxed{85}."))
+     "By multiplication, 14 * 6 = 84. The answer is \\boxed{84}."),
+    ("What is 62 - 27?", "By subtraction, 62 - 27 = 35. The answer is \\boxed{35}."),
+    ("What is 47 + 38?", "By addition, 47 + 38 = 85. The answer is \\boxed{85}."))
 # The fixed parts of all prompts; the toy world's tokenizer has a token for each.
 PHRASES = [part for template in (SOLUTION, META_SYSTEM, META, HINT)
            for part in re.split("{budget}|{notions}", template) if part.strip(".")]

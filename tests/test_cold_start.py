@@ -11,10 +11,9 @@ from conftest import SMALL, bpe, logged, same_weights, save_base_model, save_cha
 from test_run import same_end
 from transformers import PreTrainedTokenizerFast
 
-import lab.cold_start
 from lab.cold_start import cold_start, expert, imitate_all, right_solutions, solve_with_examples, up_to_answer
 from lab.folder import read_json
-from rewards import notion_reward, parse_meta
+from rewards import format_meta, notion_reward, parse_meta
 from rollout import Group, Rollouts, Sampler
 from tasks.problems import Problem
 from tasks.prompts import EXAMPLES, encode, example_messages, meta_messages, solution_messages
@@ -43,19 +42,19 @@ def tokenizer(**template):
 
 # --- Solutions --------------------------------------------------------------------------------------------
 
-def test_right_boxed_solutions_that_ended_are_kept_once_and_at_most_three_of_a_problem():
-    first = [("so \\boxed{4}", True), ("so \\boxed{4}", True), ("4", True), ("no \\boxed{5}", True),
+def test_right_boxed_solutions_that_ended_are_kept_once_and_at_most_two_of_a_problem():
+    first = [("odd \\boxed{4}", True), ("so \\boxed{4}", True), ("4", True), ("no \\boxed{5}", True),
              ("cut short \\boxed{4} and", False), ("on \\boxed{4}\nend\n\nProblem: \\boxed{9}", False),
-             ("\\boxed{ 4 }", True), ("fourth \\boxed{4}", True)]
+             ("on \\boxed{4}\nend", True), ("so \\boxed{4}", True)]
     Scripted.script, Scripted.asked = [*first, *[("\\boxed{7}", True)] * 8], []
     sampler = Scripted(None, tokenizer(chat_template="x"), 50, 50, 1.0)
     groups = [Group(Problem("a", "What is 2 + 2?", "4"), [50]), Group(Problem("b", "What is 3?", "3"), [50])]
     solve_with_examples(sampler, groups)
-    assert right_solutions(groups[0]) == ["so \\boxed{4}", "on \\boxed{4}\nend", "\\boxed{ 4 }"]
+    assert right_solutions(groups[0]) == ["so \\boxed{4}", "on \\boxed{4}\nend"]
     assert groups[0].correct == [True, True, False, False, True, True, True, True]
     assert right_solutions(groups[1]) == [] and groups[1].correct == [False] * 8
     temperature, chats = Scripted.asked[0]
-    assert temperature == 0.7 and sampler.temperature == 1.0
+    assert temperature == 0.5 and sampler.temperature == 1.0
     assert chats[0] == example_messages("What is 2 + 2?") and chats[8] == example_messages("What is 3?")
 
 
@@ -74,9 +73,8 @@ def test_examples_are_right_and_name_what_they_use():
     from tasks.grader import grade
     for (problem, solution), answer in zip(EXAMPLES, ("84", "35", "85")):
         assert grade(solution, answer) and up_to_answer(solution) == solution
-        solved = Group(Problem("", problem, answer), [50])
-        solved.solutions, solved.correct = rollouts([solution, "\\boxed{1}"], [5, 5]), [True, False]
-        assert expert(solved).notions
+        group = solved([solution, solution, "\\boxed{1}"], [5] * 3, [True, True, False], problem)
+        assert expert(group).notions
 
 
 # --- Predictions ------------------------------------------------------------------------------------------
@@ -88,12 +86,12 @@ def solved(texts, lengths, correct, problem="How many ones are in 7 tens?"):
 
 
 def test_an_expert_says_what_happened():
-    texts = ["Adding tens with a carry", "adding tens", "tens by guess", "a guess", "the guess"]
+    texts = ["Adding tens with a carry", "adding tens with a carry", "tens by guess", "a guess", "the guess"]
     said = expert(solved(texts, [10, 21, 3, 4, 5], [True, True, False, False, False]))
     assert said.pass_rate == 3                  # 2 of 5 is 3.2 of 8
     assert said.solution_length == 16           # mean of 10 and 21, rounded to even
     assert said.notions == ("adding", "carry")  # not tens (asked about), with (no content), guess (in wrong)
-    assert parse_meta(expert_text := lab.cold_start.format_meta(said)) == said and "adding" in expert_text
+    assert parse_meta(format_meta(said)) == said
 
 
 @pytest.mark.parametrize("right", range(9))
@@ -101,16 +99,16 @@ def test_every_group_gives_an_expert(right):
     texts = ["product"] * right + ["luck"] * (8 - right)
     said = expert(solved(texts, [20] * right + [40] * (8 - right), [True] * right + [False] * (8 - right)))
     assert said.pass_rate == right and said.solution_length == (20 if right else 40)
-    assert said.notions == (("product",) if right else ())
+    assert said.notions == (("product",) if right > 1 else ("luck",))     # once is chance
 
 
-def test_what_is_in_most_right_solutions_comes_first_and_earns_the_reward():
-    texts = ["one borrowing", "borrowing and carrying", "borrowing, carrying, halves, thirds", "nothing"]
-    correct = [True, True, True, False]
-    said = expert(solved(texts, [5] * 4, correct, "?"))
-    assert said.notions == ("borrowing", "carrying", "halves")
+def test_notions_earn_the_reward_and_the_most_frequent_come_first():
+    texts = ["borrowing", "borrowing, carrying", "borrowing, carrying, halves", "halves, thirds", "borrowing"]
+    correct = [True, True, True, False, False]
+    said = expert(solved(texts, [5] * 5, correct, "?"))
+    assert said.notions == ("borrowing", "carrying")
     assert notion_reward(said.notions, "?", texts, correct) == 1.0
-    said = expert(solved(["an answer", "step by step", "final answer"], [5] * 3, [True] * 3, "?"))
+    said = expert(solved(["with an answer", "step by step", "final answer step"], [5] * 3, [True] * 3, "?"))
     assert said.notions == ()                   # words of the instruction are no concepts
 
 

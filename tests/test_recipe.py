@@ -1,0 +1,60 @@
+"""examples/recipe.py: its problems, its order of runs, and its table; the runs themselves are masa.py's."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import recipe
+
+from lab.flags import Config
+
+
+def test_problems_are_all_different_and_right(tmp_path):
+    recipe.write_problems(tmp_path)
+    rows = [json.loads(line) for name in recipe.SIZES for line in (tmp_path / f"{name}.jsonl").open()]
+    assert len({row["problem"] for row in rows}) == len(rows) == 3 * (60 + 120 + 16)
+    for row in rows:
+        assert eval(row["problem"].removeprefix("What is ").removesuffix("?")) == int(row["answer"])
+        assert row["level"] in recipe.LEVELS
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The flags of the runs that are started; each writes the evaluations that a real one would."""
+    runs = []
+
+    def main(arguments):
+        config = Config.parse(arguments)
+        runs.append(config)
+        folder = Path(config.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        done = [{"correct": i < 2 + config.seed, "length": 9, "finished": True, "boxed": True,
+                 "right_unboxed": False} for i in range(4)]
+        record = {"id": "a", "level": "", "problem": "?", "answer": "1", "completions": done,
+                  "predictions": []}
+        for when in ("before", "after" if config.steps else "started"):
+            (folder / f"{when}.json").write_text(json.dumps([record]))
+    monkeypatch.setattr("recipe.masa.main", main)
+    monkeypatch.setitem(recipe.ROWS, "notion reward", "accuracy")           # no predictions here
+    for row in ("predictions with a pass rate", "r of pass rate", "r of length"):
+        monkeypatch.delitem(recipe.ROWS, row)
+    return runs
+
+
+def test_each_seed_starts_once_and_what_is_done_is_not_done_again(started, tmp_path, capsys):
+    command = ["--model", "some", "--output", str(tmp_path), "--seeds", "0", "1", "--bf16", "True"]
+    recipe.main(command)
+    assert [(Path(run.output).name, run.steps, run.algo) for run in started] == [
+        ("start-0", 0, "masa"), ("masa-0", 40, "masa"), ("grpo-0", 40, "grpo"),
+        ("start-1", 0, "masa"), ("masa-1", 40, "masa"), ("grpo-1", 40, "grpo")]
+    assert all(run.bf16 and run.eval_data == str(tmp_path / "held-out.jsonl") for run in started)
+    assert [run.model for run in started[:2]] == ["some", str(tmp_path / "start-0/checkpoint")]
+    assert not {run.data for run in started if run.cold_start} & {run.data for run in started if run.steps}
+    assert "| accuracy | **0.62** (0.50, 0.75) |" in capsys.readouterr().out
+    (tmp_path / "grpo-1/after.json").unlink()
+    recipe.main(command)
+    assert len(started) == 7 and started[-1].resume and started[-1].algo == "grpo"
