@@ -48,6 +48,8 @@ ARMS = {
     "shuffled": f"{EFFICIENT} 4 --meta-reward shuffled",
     "short budget": "--algo grpo --max-new-tokens 96",
     # Parts.
+    "state, mass 0.8": f"{EFFICIENT} 0 --gate-mass 0.8",
+    "state, short budget": f"{EFFICIENT} 0 --max-new-tokens 96",
     "state, M = 2": f"{EFFICIENT} 2",
     "state, M = 8": f"{EFFICIENT} 8",
     "state, no refill": f"{EFFICIENT} 4 --no-refill",
