@@ -171,7 +171,7 @@ def cost_to_reach(curve, accuracy, column):
 
 def ratio_to(arm, grpo, column, resamples=2000):
     """Cost of the mean curve of `arm` to reach the end of GRPO's mean curve, over GRPO's, and its 95 %
-    interval.
+    interval (None: one seed).
 
     arm, grpo: curves [seeds, points, 5] of the same seeds, which are resampled in pairs. inf: not reached.
     """
@@ -181,6 +181,8 @@ def ratio_to(arm, grpo, column, resamples=2000):
         return cost_to_reach(ours, theirs[-1, 3], column) / whole if whole else np.nan      # it did not rise
 
     everyone, rng = np.arange(len(arm)), np.random.default_rng(0)
+    if len(everyone) < 2:
+        return ratio(everyone), None
     ratios = np.sort([ratio(rng.choice(everyone, len(everyone))) for _ in range(resamples)])
     return ratio(everyone), (ratios[int(0.025 * resamples)], ratios[int(0.975 * resamples) - 1])
 
@@ -226,44 +228,65 @@ def shapley(records):
 
 # --- Reporting --------------------------------------------------------------------------------------------
 
+COSTS = {"skipped": "skipped", "gate precision": "gate precision", "gate recall": "gate recall",
+         "stopped": "stopped", "cutoff precision": "cutoff precision"}
+PREDICTIONS = {"meta reward": "meta/reward", "r of pass rates": "meta/correlation/pass_rate",
+               "r of lengths": "meta/correlation/length",
+               **{f"R2 of {name}": f"R2 of {name}" for name in ("length", "difficulty", "notion")}}
+
+
 def report(results, arms, picture):
-    """Tables on the screen, and the picture of curves."""
+    """The tables of docs/results.md on the screen, and the picture of curves."""
     stored = read_json(results) if results.exists() else {}
     if "grpo" not in stored:
         raise ValueError(f"{results} holds no finished run of grpo, which all else is compared with")
-    curves = {arm: {seed: np.array(found["curve"]) for seed, found in stored[arm]["seeds"].items()}
-              for arm in arms if arm in stored}
-    if "dynamic" in curves:     # an oracle would have drawn the same groups, and solved no others
-        curves["oracle"] = {seed: np.column_stack([run[:, 0], run[:, 1] - run[:, 4], run[:, 2:]])
-                            for seed, run in curves["dynamic"].items()}
+    found = {arm: stored[arm]["seeds"] for arm in arms if arm in stored}
+    if "dynamic" in found:      # an oracle would have drawn the same groups, and solved no others
+        found["oracle"] = {seed: {"curve": [(step, tokens - thrown, np.nan, accuracy, 0)
+                                            for step, tokens, _, accuracy, thrown in run["curve"]]}
+                           for seed, run in found["dynamic"].items()}
+    curves = {arm: {int(seed): np.array(run["curve"]) for seed, run in seeds.items()}
+              for arm, seeds in found.items()}
+    print(table({arm: comparison(runs, curves["grpo"]) for arm, runs in curves.items()}))
+    for names in (COSTS, PREDICTIONS):
+        print(table({arm: {heading: cell(interval([run.get(name) for run in seeds.values()]))
+                           for heading, name in names.items()} for arm, seeds in found.items()}))
     for arm, runs in curves.items():
-        common = [seed for seed in runs if seed in curves["grpo"]]
-        ours, theirs = (np.array([curves[name][seed] for seed in common]) for name in (arm, "grpo"))
-        spent = [min(a[-1, 1], b[-1, 1]) for a, b in zip(ours, theirs)]
-        row = {"accuracy of seeds": ", ".join(f"{run[-1, 3]:.3f}" for run in runs.values()),
-               "tokens to GRPO's accuracy / GRPO's": ratio_to(ours, theirs, 1),
-               "seconds to GRPO's accuracy / GRPO's": ratio_to(ours, theirs, 2),
-               "accuracy - GRPO's, equal steps": interval(ours[:, -1, 3] - theirs[:, -1, 3]),
-               "accuracy - GRPO's, equal tokens": interval(
-                   [accuracy_at(a, n) - accuracy_at(b, n) for a, b, n in zip(ours, theirs, spent)])}
-        found = list(stored[arm]["seeds"].values()) if arm in stored else [{}]
-        row |= {name: interval([run[name] for run in found]) for name in found[0] if name != "curve"}
-        print(f"\n{arm}: {len(runs)} seeds")
-        for name, value in row.items():
-            if value != (None, None):
-                print(f"  {name:38}{shown(value)}")
+        print(f"- {arm}: {', '.join(f'{run[-1, 3]:.3f}' for run in runs.values())}")
     plot({arm: runs for arm, runs in curves.items() if arm in PICTURED}, picture)
     print(f"\nAll figures are in {results}, the picture in {picture}")
 
 
-def shown(value):
-    """A table's cell as text: a text, or (mean, interval)."""
+def comparison(runs, grpo):
+    """The cells of an arm beside GRPO's, over the seeds that both have: {heading: text}."""
+    common = [seed for seed in runs if seed in grpo]
+    ours, theirs = (np.array([arm[seed] for seed in common]) for arm in (runs, grpo))
+    spent = [min(a[-1, 1], b[-1, 1]) for a, b in zip(ours, theirs)]
+    gained = [accuracy_at(a, n) - accuracy_at(b, n) for a, b, n in zip(ours, theirs, spent)]
+    return {"seeds": str(len(runs)), "accuracy": cell(interval([run[-1, 3] for run in runs.values()]), ".3f"),
+            "tokens to GRPO's accuracy": cell(ratio_to(ours, theirs, 1)),
+            "seconds": cell(ratio_to(ours, theirs, 2)),
+            "accuracy - GRPO's, equal steps": cell(interval(ours[:, -1, 3] - theirs[:, -1, 3]), "+.3f"),
+            "equal tokens": cell(interval(gained), "+.3f"),
+            "thousand tokens": f"{np.mean([run[-1, 1] for run in runs.values()]) / 1e3:.0f}"}
+
+
+def cell(value, form=".2f"):
+    """(mean, interval or None) as text; inf is "never", no number is "-"."""
     def number(x):
-        return f"{x:,.0f}" if abs(x) >= 100 and np.isfinite(x) else f"{x:.3f}"
-    if isinstance(value, str):
-        return value
+        return "never" if np.isinf(x) else f"{x:{form}}"
     mean, ends = value
-    return number(mean) + ("" if ends is None else f"  [{number(ends[0])}, {number(ends[1])}]")
+    if mean is None or np.isnan(mean):
+        return "-"
+    return number(mean) + ("" if ends is None else f" [{number(ends[0])}, {number(ends[1])}]")
+
+
+def table(rows):
+    """A table in markdown. rows: {name: {heading: text}}; rows of nothing but "-" are left out."""
+    headings = list(next(iter(rows.values())))
+    lines = [["arm", *headings], ["---"] * (1 + len(headings))]
+    lines += [[name, *row.values()] for name, row in rows.items() if {*row.values()} != {"-"}]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def plot(curves, path):
