@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from grpo import NotFinite, imitate
+from lab.flags import LORA_RATE
 from rewards import ATTEMPTS, MetaPrediction, correct_expert, format_meta, notion_reward
 from rollout import Group, Sampler, finished_ids, pad_rows
 from tasks.grader import last_boxed
@@ -36,7 +37,7 @@ def cold_start(run) -> dict:
     config, sampler, report = run.config, run.sampler, {}
     torch.manual_seed(config.seed)
     problems = run.stream.draw(config.cold_start)
-    optimizer = run.adamw(lr=LEARNING_RATE, weight_decay=0.0)
+    optimizer = run.adamw(lr=LEARNING_RATE * (LORA_RATE if config.lora_rank else 1), weight_decay=0.0)
 
     def solve(how, solver):
         groups = [Group(problem, [sampler.budget]) for problem in problems]
