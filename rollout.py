@@ -197,7 +197,7 @@ def generate(model: torch.nn.Module, tokenizer, prompts: list[list[int]], budget
     Repeat a prompt to get a group. budgets: the most tokens to sample, B of them. max_tokens: B * (P + T) is
     split into batches of at most this many tokens, to fit memory, rows of similar budget together; the
     numbers that are drawn depend on it. Draws from torch's generator; temperature 0 is greedy. progress: told
-    every STRIDE tokens how many rows have ended since, and how many tokens were sampled.
+    every STRIDE tokens how many rows have ended since, and how many tokens were computed, padding included.
     """
     ends, pad = eos_ids(model, tokenizer), tokenizer.pad_token_id
     pad = ends[0] if pad is None else pad

@@ -53,7 +53,7 @@ def write_problems(out):
 def run(folder, done, *flags):
     """The run in `folder`, begun or continued, unless the file `done` says that it has ended."""
     if not (folder / done).exists():
-        resume = ["--resume"] if (folder / "before.json").exists() else []
+        resume = ["--resume"] if (folder / "metrics.jsonl").exists() else []
         masa.main([*flags, "--output", str(folder), *resume])
 
 

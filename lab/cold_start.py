@@ -10,15 +10,14 @@ RL cannot begin where every reward is 0. So, as "expert SFT, then RL", and witho
 """
 
 import re
-import sys
 from collections import Counter
 from dataclasses import replace
 
 import torch
-from tqdm import tqdm
 
 from grpo import NotFinite, imitate
 from lab.flags import LORA_RATE
+from lab.report import SampledCount, progress_bar
 from rewards import ATTEMPTS, MetaPrediction, correct_expert, format_meta, notion_reward
 from rollout import Group, Sampler, finished_ids, pad_rows
 from tasks.grader import last_boxed
@@ -42,7 +41,7 @@ def cold_start(run) -> dict:
 
     def solve(how, solver):
         groups = [Group(problem, [sampler.budget]) for problem in run.stream.draw(config.cold_start)]
-        for batch in in_batches(groups, config.problems_per_step, f"solving {how}"):
+        for batch in in_batches(groups, config.problems_per_step, f"solving {how}", sampler):
             with run.sampling():
                 solver(batch)
         texts = [text for group in groups for text in group.solutions.texts]
@@ -133,8 +132,11 @@ def imitate_all(run, optimizer, examples, description):
             raise ValueError(f"cold start: {error}. Try another --seed, or --bf16 False") from None
 
 
-def in_batches(rows, size, description):
-    """Batches of `size` rows, with a bar that moves after each."""
-    for start in tqdm(range(0, len(rows), size), desc=description, unit="batch", file=sys.stdout,
-                      dynamic_ncols=True, leave=False):
-        yield rows[start:start + size]
+def in_batches(rows, size, description, sampler=None):
+    """Batches of `size` rows, with a bar that moves after each, and shows what `sampler` samples."""
+    with progress_bar(len(rows), description, "row", leave=False) as bar:
+        if sampler:
+            sampler.progress = SampledCount(bar)
+        for start in range(0, len(rows), size):
+            yield rows[start:start + size]
+            bar.update(len(rows[start:start + size]))

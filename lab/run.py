@@ -124,7 +124,7 @@ class Run:
         config = self.config
         longest = room(self.policy, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
         if config.cold_start:               # which asks with solved examples before the problem
-            longest -= len(encode(self.tokenizer, example_messages("", True)))
+            longest -= len(encode(self.tokenizer, example_messages("", self.tokenizer.chat_template is None)))
         if config.max_prompt_tokens > longest:
             raise ValueError(f"{config.model} has room for prompts of {longest} tokens beside the budgets"
                              f"{' and the examples' if config.cold_start else ''}: lower --max-prompt-tokens "

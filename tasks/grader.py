@@ -39,7 +39,7 @@ except ImportError:         # copied into another code base, without the package
 NO_ANSWER = re.compile(r"(?i:nan|n/a|null|<na>|nat|[-+]?inf|[-+]?infinity)|None")   # JSON, Python, pandas
 PLAIN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 OPERATION = re.compile(r"[\d)}!]\s*(?:[-+*/^×·÷]|\\(?:times|cdot|div)\b)|\\(?:[dt]?frac|sqrt|binom)\b|\d!")
-SPACES = re.compile(r"\s+|\\[,;:! ]")
+LAYOUT = re.compile(r"\s+|\\[,;:! ]|\\left|\\right|[(){}$]")
 CONDITIONS = {"<", ">", "\\le", "\\ge", "\\ne", "\\in"}
 APPLIED = {"f", "g", "h", "F", "G", "P"}                # letters that stand for functions, as in f(-1) = 5
 
@@ -56,9 +56,9 @@ def grade(completion, answer, problem=""):
 
 def repeats(box, answer, problem):
     """Does an answer repeat an expression of the problem, where a plain number is asked for?"""
-    if not isinstance(answer, str) or not PLAIN_NUMBER.fullmatch(answer.strip()):
+    if not all(isinstance(x, str) for x in (answer, problem)) or not PLAIN_NUMBER.fullmatch(answer.strip()):
         return False
-    return OPERATION.search(box) is not None and SPACES.sub("", box) in SPACES.sub("", problem)
+    return OPERATION.search(box) is not None and LAYOUT.sub("", box) in LAYOUT.sub("", problem)
 
 
 def equal(prediction, answer):

@@ -11,6 +11,7 @@ from conftest import SMALL, bpe, logged, same_weights, save_base_model, save_cha
 from test_run import same_end
 from transformers import PreTrainedTokenizerFast
 
+from grpo import imitate
 from lab.cold_start import cold_start, expert, imitate_all, right_solutions, solve_with_examples, up_to_answer
 from lab.folder import read_json
 from rewards import format_meta, notion_reward, parse_meta
@@ -199,6 +200,19 @@ def test_interrupted_it_goes_on_as_if_nobody_had(start, monkeypatch, moment):
     assert read_json(whole / "started.json") == read_json(whole.parent / "stopped/started.json")
 
 
+@pytest.mark.parametrize("flags, rate", [("", 5e-5), ("--lora-rank 2", 5e-4)])
+def test_adapters_learn_at_their_own_rate_and_sampling_is_shown(start, monkeypatch, flags, rate):
+    if flags:
+        pytest.importorskip("peft")
+    shown, rates, whole = [], set(), imitate
+    monkeypatch.setattr("lab.cold_start.SampledCount", lambda bar: lambda *count: shown.append(bar.desc))
+    monkeypatch.setattr("lab.cold_start.imitate", lambda policy, optimizer, *more: rates.add(
+        optimizer.param_groups[0]["lr"]) or whole(policy, optimizer, *more))
+    start("run", "--steps", 0, "--eval-problems", 0, *flags.split())
+    assert [*rates] == [pytest.approx(rate)]
+    assert {*shown} == {"solving with examples", "solving with ordinary prompts"}
+
+
 def test_nothing_right_is_one_line(tmp_path, problems, monkeypatch):
     with pytest.raises(SystemExit, match=r"masa\.py: the cold start has nothing to learn from.*easier"):
         train("--model", make(tmp_path / "model"), "--data", problems, *SMALL, "--cold-start", 2,
@@ -208,7 +222,7 @@ def test_nothing_right_is_one_line(tmp_path, problems, monkeypatch):
 @pytest.mark.parametrize("flags, line", [
     ("--cold-start 8", r"--cold-start 8 takes twice as many problems, and .*problems\.jsonl leaves 7 "),
     ("--steps 0", "--steps 0 is for a cold start alone"),
-    ("--cold-start 2 --max-prompt-tokens 1600", r"has room for prompts of 1\d+ tokens beside the budgets and "
+    ("--cold-start 2 --max-prompt-tokens 2000", r"has room for prompts of 1\d+ tokens beside the budgets and "
                                                 "the examples: lower"),
     ("--cold-start 2 --beta 0.1", "--beta would hold the policy near the model before its cold start"),
     ("--cold-start 2 --model toy", "--cold-start is for pretrained models")])

@@ -361,6 +361,8 @@ def test_grade_takes_the_last_box_and_nothing_else():
 
 @pytest.mark.parametrize("box, answer, problem, right", [
     ("69 + 16", "85", "What is 69+16?", False),             # repeats the question
+    ("(69+{16})", "85", "What is 69+16?", False),           # in brackets, too
+    ("69 + 16", "85", None, True),                          # no text to repeat
     ("85", "85", "What is 69+16?", True),
     ("70 + 15", "85", "What is 69+16?", True),              # on the way
     (r"\sqrt{16}", "4", r"Evaluate $\sqrt{16}$.", False),
