@@ -82,7 +82,7 @@ def main(arguments=None):
     parser.add_argument("--output", default="runs/recipe", type=Path)
     parser.add_argument("--seeds", default=[0, 1, 2], type=int, nargs="+")
     parser.add_argument("--arms", default=["masa", "grpo"], choices=ARMS, nargs="+")
-    parser.add_argument("--cold-start", default=120, type=int, help="problems of the cold start")
+    parser.add_argument("--cold-start", default=90, type=int, help="problems of the cold start, twice")
     parser.add_argument("--steps", default=40, type=int)
     args, others = parser.parse_known_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)

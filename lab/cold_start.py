@@ -4,8 +4,9 @@ RL cannot begin where every reward is 0. So, as "expert SFT, then RL", and witho
 
 1. N training problems are solved after a few solved examples; what is right, in a box, is kept.
 2. The model is trained on these solutions as answers to the ordinary prompts, without examples.
-3. It solves the same problems by the ordinary prompts, and is trained on predictions that are true of these
-   solutions: those of 1 have other pass rates. Problems without a right solution give experts, too.
+3. It solves N other problems by the ordinary prompts, and is trained on predictions that are true of these
+   solutions: with examples, or of problems that it has learned by heart, pass rates are others. Problems
+   without a right solution give experts, too. The solutions of 1 come once more, lest they be forgotten.
 """
 
 import re
@@ -28,18 +29,18 @@ BATCH, LEARNING_RATE, SOLUTION_EPOCHS, PREDICTION_EPOCHS = 12, 5e-5, 2, 3       
 
 
 def cold_start(run) -> dict:
-    """Train run.policy on solutions and predictions of --cold-start problems, and say what came of it.
+    """Train run.policy on solutions and predictions of twice --cold-start problems, and say what
+    came of it.
 
     Returns what cold_start.json holds: shares of boxed and of right solutions, and the texts trained on.
     Raises ValueError with one line if no solution is right with examples, or a gradient is not finite.
     """
     config, sampler, report = run.config, run.sampler, {}
     torch.manual_seed(config.seed)
-    problems = run.stream.draw(config.cold_start)
     optimizer = run.adamw(lr=LEARNING_RATE * (LORA_RATE if config.lora_rank else 1), weight_decay=0.0)
 
     def solve(how, solver):
-        groups = [Group(problem, [sampler.budget]) for problem in problems]
+        groups = [Group(problem, [sampler.budget]) for problem in run.stream.draw(config.cold_start)]
         for batch in in_batches(groups, config.problems_per_step, f"solving {how}", sampler):
             with run.sampling():
                 solver(batch)
@@ -51,21 +52,22 @@ def cold_start(run) -> dict:
               flush=True)
         return groups
 
-    def learn(kind, ask, texts, epochs):        # ask: from a problem to the chat that a text of it answers
+    def examples(kind, ask, texts):             # ask: from a problem to the chat that a text of it answers
         report[kind] = [{"problem": problem.text, "text": text} for problem, text in texts]
-        examples = [(encode(run.tokenizer, ask(problem.text), config.thinking),
-                     finished_ids(run.policy, run.tokenizer, text)) for problem, text in texts]
-        imitate_all(run, optimizer, examples, epochs, f"learning from {len(texts)} {kind}")
+        return [(encode(run.tokenizer, ask(problem.text), config.thinking),
+                 finished_ids(run.policy, run.tokenizer, text)) for problem, text in texts]
 
     groups = solve("with examples", lambda batch: solve_with_examples(sampler, batch))
     kept = [(group.problem, text) for group in groups for text in right_solutions(group)]
     if not kept:
         raise ValueError("the cold start has nothing to learn from: with examples no solution was right. Try "
                          "easier problems, a larger --max-new-tokens or a larger model")
-    learn("solutions", solution_messages, kept, SOLUTION_EPOCHS)
+    solutions = examples("solutions", solution_messages, kept)
+    imitate_all(run, optimizer, solutions * SOLUTION_EPOCHS, "learning to solve")
     groups = solve("with ordinary prompts", lambda batch: sampler.solve(batch, ATTEMPTS))
     experts = [(group.problem, format_meta(expert(group))) for group in groups]
-    learn("predictions", lambda problem: meta_messages(problem, sampler.budget), experts, PREDICTION_EPOCHS)
+    predictions = examples("predictions", lambda problem: meta_messages(problem, sampler.budget), experts)
+    imitate_all(run, optimizer, predictions * PREDICTION_EPOCHS + solutions, "learning to predict")
     print(f"cold start: trained on {len(kept)} solutions and {len(experts)} predictions, which are in "
           f"{run.path / 'cold_start.json'}", flush=True)
     return report
@@ -118,9 +120,9 @@ def expert(group: Group) -> MetaPrediction:
     return correct_expert([said], [1.0], group.solutions.lengths, correct)
 
 
-def imitate_all(run, optimizer, examples, epochs, description):
-    """`epochs` passes over examples, (prompt ids, completion ids), in random batches of BATCH."""
-    order = [examples[i] for _ in range(epochs) for i in torch.randperm(len(examples)).tolist()]
+def imitate_all(run, optimizer, examples, description):
+    """Learn from examples, (prompt ids, completion ids), in random batches of BATCH."""
+    order = [examples[i] for i in torch.randperm(len(examples)).tolist()]
     for batch in in_batches(order, BATCH, description):
         prompts, completions = zip(*batch)
         rows = (*pad_rows(prompts, left=True, device=run.device), *pad_rows(completions, device=run.device))

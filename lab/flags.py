@@ -81,8 +81,8 @@ class Sampling:
 @dataclass
 class Method:
     _argument_group_name = "the method"
-    cold_start: int = flag(0, "training problems on which a model first learns from its own text to box and "
-                           "to predict; needed where few solutions are boxed before training", least=0)
+    cold_start: int = flag(0, "training problems on which a model first learns from its own text to box, and "
+                           "others to predict; needed where few solutions are boxed before training", least=0)
     notion_variant: Literal["count", "rate"] = flag(
         "count", "a notion is rewarded if more right than wrong solutions have it, by their number (count, "
         "the paper's) or by their share (rate)")

@@ -136,9 +136,9 @@ class Run:
             raise ValueError(f"{config.data} leaves {len(self.problems)} problems to train on, fewer than "
                              f"--problems-per-step {config.problems_per_step}; {len(self.held_out)} are "
                              "held out")
-        if config.cold_start > len(self.problems):
-            raise ValueError(f"--cold-start {config.cold_start} is more than the {len(self.problems)} "
-                             f"problems of {config.data} to train on")
+        if 2 * config.cold_start > len(self.problems):
+            raise ValueError(f"--cold-start {config.cold_start} takes twice as many problems, and "
+                             f"{config.data} leaves {len(self.problems)} to train on")
 
     def compute(self, on_card):
         """Precision, memory, optimisers and sampler."""

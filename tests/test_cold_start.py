@@ -120,7 +120,7 @@ def test_imitation_makes_every_example_likely_and_its_end(tiny_policy):
     run = SimpleNamespace(policy=policy, device=torch.device("cpu"), dtype=torch.float32,
                           config=SimpleNamespace(micro_batch_tokens=64))
     examples = [([1, 5 + i], [20 + i, 40, 3]) for i in range(10)]
-    imitate_all(run, torch.optim.AdamW(policy.parameters(), lr=0.01), examples, 25, "test")
+    imitate_all(run, torch.optim.AdamW(policy.parameters(), lr=0.01), examples * 25, "test")
     for prompt, completion in examples:
         ids = policy.generate(torch.tensor([prompt]), max_new_tokens=3, do_sample=False)
         assert ids[0, 2:].tolist() == completion
@@ -140,7 +140,7 @@ def start(tmp_path, problems, sometimes_right, monkeypatch):
     model = make(tmp_path / "model")
 
     def run(name, *flags):
-        train("--model", model, "--data", problems, *SMALL, "--cold-start", 4, *flags, "--output",
+        train("--model", model, "--data", problems, *SMALL, "--cold-start", 3, *flags, "--output",
               tmp_path / name)
         return tmp_path / name
     return run
@@ -151,20 +151,21 @@ def test_a_whole_run_says_what_came_of_it(start, capsys, tmp_path, problems):
     report = read_json(folder / "cold_start.json")
     train_on = {row["problem"] for row in map(json.loads, open(problems))} - {
         record["problem"] for record in read_json(folder / "started.json")}
-    assert len(report["predictions"]) == 4 and {row["problem"] for row in report["solutions"]} <= train_on
+    solved, predicted = ({row["problem"] for row in report[kind]} for kind in ("solutions", "predictions"))
+    assert len(predicted) == 3 and solved <= train_on - predicted and predicted <= train_on
     assert all(parse_meta(row["text"]).pass_rate is not None for row in report["predictions"])
     assert 0 < report["with examples"]["right"] < 1
     said = capsys.readouterr().out
-    assert "cold start: with examples" in said and "4 predictions" in said
+    assert "cold start: with examples" in said and "3 predictions" in said
     assert any(line.split()[-3:] == ["before", "started", "after"] for line in said.splitlines())
-    assert torch.load(folder / "checkpoint/trainer.pt")["state"]["position"] == 4 + 2 * 3
+    assert torch.load(folder / "checkpoint/trainer.pt")["state"]["position"] == 2 * 3 + 2 * 3
 
 
 @pytest.mark.parametrize("save", [save_chat_model, save_base_model])
 def test_a_start_alone_is_a_model_for_other_runs(tmp_path, problems, sometimes_right, monkeypatch, save):
     monkeypatch.setattr("lab.cold_start.up_to_answer", lambda text: text[:-1])
     common = ["--data", problems, *SMALL]
-    train("--model", make(tmp_path / "model", save), *common, "--cold-start", 4, "--steps", 0,
+    train("--model", make(tmp_path / "model", save), *common, "--cold-start", 3, "--steps", 0,
           "--output", tmp_path / "start")
     assert not same_weights(weights(tmp_path / "model"), weights(tmp_path / "start/checkpoint"))
     assert not (tmp_path / "start/after.json").exists() and (tmp_path / "start/awareness.png").exists()
@@ -219,7 +220,7 @@ def test_nothing_right_is_one_line(tmp_path, problems, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, line", [
-    ("--cold-start 8", r"--cold-start 8 is more than the 7 problems of .*problems\.jsonl to train on"),
+    ("--cold-start 8", r"--cold-start 8 takes twice as many problems, and .*problems\.jsonl leaves 7 "),
     ("--steps 0", "--steps 0 is for a cold start alone"),
     ("--cold-start 2 --max-prompt-tokens 2000", r"has room for prompts of 1\d+ tokens beside the budgets and "
                                                 "the examples: lower"),
