@@ -9,7 +9,7 @@ from tqdm import tqdm
 from lab.metrics import averages, bootstrap, paired, per_problem, summarise
 
 DETAILS = ("pass@", "meta/error", "meta/gating")            # not in the table of a training run
-CURE = "--cold-start 250 first teaches these formats, on 250 problems and from the model's own text"
+CURE = "--cold-start 250 first teaches these formats, on twice 250 problems and from the model's own text"
 FEW = 0.5       # share of boxed solutions, or of readable predictions, below which a run says what to do
 
 
