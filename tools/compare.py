@@ -1,7 +1,7 @@
 """The study: algorithms, controls and ablations over paired seeds, against plain GRPO, with 95 % intervals.
 
     python tools/compare.py                                    the study of docs/results.md: hours, see --jobs
-    python tools/compare.py --seeds 3 --arms grpo masa state   a part of it
+    python tools/compare.py --seeds 0 1 --arms grpo masa state     a part of it
     python tools/compare.py --report                           tables and pictures of what there is
     python tools/compare.py --flags "--model FOLDER --data FILE --steps 50"    any model, any problems
 
@@ -58,6 +58,7 @@ ARMS = {
     "state, no cutoff": f"{EFFICIENT} 4 --no-cutoff",
     "state, masked cuts": f"{EFFICIENT} 4 --mask-cut",
     "state, cloned": f"{EFFICIENT} 4 --clone",
+    "masa, M = 4": "--algo masa --meta-group-size 4",
     "masa, hints": "--algo masa --hints",
     "masa, rate": "--algo masa --notion-variant rate",
     "masa, length": "--algo masa --meta-reward length",
@@ -74,7 +75,7 @@ PICTURED = ("grpo", "dynamic", "oracle", "masa", "said", "state", "state, no pre
 def run_all(arms, seeds, flags, output, results, jobs):
     """Run what is not finished, `jobs` at a time, seed by seed, so that a load of the machine hits all
     arms."""
-    todo = [(arm, seed) for seed in range(seeds) for arm in arms if seed not in known(results, arm, flags)]
+    todo = [(arm, seed) for seed in seeds for arm in arms if seed not in known(results, arm, flags)]
     running, environment = {}, os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     try:
         while todo or running:
@@ -308,7 +309,7 @@ def plot(curves, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)), metavar="SEED")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM",
                         help=", ".join(ARMS))
     parser.add_argument("--output", type=Path, default=ROOT / "runs/study", help="where the runs are")
