@@ -39,7 +39,8 @@ except ImportError:         # copied into another code base, without the package
 NO_ANSWER = re.compile(r"(?i:nan|n/a|null|<na>|nat|[-+]?inf|[-+]?infinity)|None")   # JSON, Python, pandas
 PLAIN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 OPERATION = re.compile(r"[\d)}!]\s*(?:[-+*/^×·÷]|\\(?:times|cdot|div)\b)|\\(?:[dt]?frac|sqrt|binom)\b|\d!")
-LAYOUT = re.compile(r"\s+|\\[,;:! ]|\\left|\\right|[(){}$]")
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+FRACTION = re.compile(r"-?(?:\\[dt]?frac\{\d+\}\{\d+\}|\d+/\d+)")
 CONDITIONS = {"<", ">", "\\le", "\\ge", "\\ne", "\\in"}
 APPLIED = {"f", "g", "h", "F", "G", "P"}                # letters that stand for functions, as in f(-1) = 5
 
@@ -47,18 +48,21 @@ APPLIED = {"f", "g", "h", "F", "G", "P"}                # letters that stand for
 def grade(completion, answer, problem=""):
     r"""True if the last \boxed{} of `completion` equals the gold `answer`. Takes any three objects.
 
-    The verifiable reward of MASA (arXiv 2510.03259). problem: its text, so that its own expression, not
-    worked out, is no answer: `\boxed{69 + 16}` of "What is 69 + 16?". Never raises.
+    The verifiable reward of MASA (arXiv 2510.03259). problem: its text, so that arithmetic with its own
+    numbers, not worked out, is no answer: `\boxed{16 + 69}` to "What is 69 + 16?". Never raises.
     """
     box = last_boxed(completion)
-    return box is not None and not repeats(box, answer, problem) and equal(box, answer)
+    return box is not None and not undone(box, answer, problem) and equal(box, answer)
 
 
-def repeats(box, answer, problem):
-    """Does an answer repeat an expression of the problem, where a plain number is asked for?"""
+def undone(box, answer, problem):
+    """Is it arithmetic with the problem's own numbers, not worked out, where a plain number is asked for?"""
     if not all(isinstance(x, str) for x in (answer, problem)) or not PLAIN_NUMBER.fullmatch(answer.strip()):
         return False
-    return OPERATION.search(box) is not None and LAYOUT.sub("", box) in LAYOUT.sub("", problem)
+    end = box.rpartition("=")[2].strip()
+    if "." in answer and FRACTION.fullmatch(end):       # 5/2 may be found, where the problem has a 5 and a 2
+        return end in problem
+    return OPERATION.search(end) is not None and {*NUMBER.findall(end)} <= {*NUMBER.findall(problem)}
 
 
 def equal(prediction, answer):

@@ -367,6 +367,8 @@ def test_grade_takes_the_last_box_and_nothing_else():
     ("70 + 15", "85", "What is 69+16?", True),              # on the way
     (r"\sqrt{16}", "4", r"Evaluate $\sqrt{16}$.", False),
     (r"\frac{6}{8}", "0.75", r"Write $\frac{6}{8}$ as a decimal.", False),
+    (r"\frac{5}{2}", "2.5", "5 pies for 2 children: how many each?", True),
+    ("12/4", "3", "How many are 12 divided by 4?", False),
     (r"2^{10}", "2^{10}", r"Which is larger, $2^{10}$ or $10^3$?", True),      # no plain number is asked for
     ("-3", "-3", "Is it 3 or -3?", True), ("5 cm", "5", "Is it 5 cm?", True)])
 def test_the_expression_of_the_problem_is_no_answer(box, answer, problem, right):
