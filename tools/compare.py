@@ -59,6 +59,8 @@ ARMS = {
     "state, masked cuts": f"{EFFICIENT} 4 --mask-cut",
     "state, cloned": f"{EFFICIENT} 4 --clone",
     "masa, M = 4": "--algo masa --meta-group-size 4",
+    "masa, shuffled": "--algo masa --meta-reward shuffled",
+    "masa, no meta reward": "--algo masa --meta-reward none",
     "masa, hints": "--algo masa --hints",
     "masa, rate": "--algo masa --notion-variant rate",
     "masa, length": "--algo masa --meta-reward length",
