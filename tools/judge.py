@@ -5,22 +5,28 @@
 In a run only audits tell, a few looks per step, and a group of 8 that is all wrong may be bad luck. Here the
 last policy of a finished run flags problems that it has not seen, sets their limits, and solves all in full:
 precision and recall against groups of --group-size and against problems that are always or never solved, what
-a flagged problem would have taught, and how many of the stopped solutions were right.
+a flagged problem would have taught, and how many of the stopped solutions were right. For a gate that reads,
+also what allocation would save: two pilot solutions of each problem that is not flagged, and the rest only
+where, after them, the mass of a silent group is below a threshold.
 """
 
 import argparse
 import sys
+from math import comb
 from pathlib import Path
 from statistics import fmean
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gating import precision_recall
+from gating import precision_recall, silent_mass
 from lab.command import command_line
 from lab.flags import Config
 from lab.folder import read_json
+from lab.reading import FEATURES
 from lab.run import Run
-from masa import cutoff, draw, evaluate, flag, predict
+from masa import PILOT, cutoff, draw, evaluate, flag, predict
 
 
 def judge(folder: Path, problems: int, samples: int) -> None:
@@ -51,6 +57,33 @@ def judge(folder: Path, problems: int, samples: int) -> None:
                for length, right in zip(group.solutions.lengths, group.correct) if length > limit]
     share = len(stopped) / (samples * problems)
     print(f"cutoff: stops {share:.1%} of solutions; {sum(stopped)} of these {len(stopped)} are right")
+    if config.gate_by in FEATURES and run.reader.weights is not None:
+        unflagged = [group for group in groups if not group.flagged]
+        for mass in (0.7, 0.8, 0.9):
+            share = allocation(run.reader, unflagged, size, mass)
+            print(f"allocation at {mass}: {share:.2f} of the tokens per mixed group")
+
+
+def allocation(reader, groups, size, mass) -> float:
+    """Sampled tokens per mixed group if a group ends after its first PILOT solutions, where these leave a
+    mass of at least `mass` that it is silent; over those of solving it all (nan: no group is mixed).
+
+    Each run of `size` solutions of a problem is a group. That c of PILOT are right, out of k of `size`, has
+    the hypergeometric probability C(k, c) C(size - k, PILOT - c) / C(size, PILOT), which updates the
+    reader's distribution over k.
+    """
+    whole, ours, mixed, kept = 0, 0, 0, 0
+    for group in groups:
+        prior = reader.probabilities(group.features)[0]
+        for start in range(0, len(group.correct) - size + 1, size):
+            correct, lengths = group.correct[start:start + size], group.solutions.lengths[start:start + size]
+            c = sum(correct[:PILOT])
+            posterior = prior * torch.tensor([comb(k, c) * comb(size - k, PILOT - c)
+                                              for k in range(size + 1)])
+            ends = silent_mass(posterior) >= mass * posterior.sum()
+            whole, ours = whole + sum(lengths), ours + sum(lengths[:PILOT] if ends else lengths)
+            mixed, kept = mixed + (0 < sum(correct) < size), kept + (0 < sum(correct) < size and not ends)
+    return (ours / kept) / (whole / mixed) if kept else float("nan")
 
 
 def main():
