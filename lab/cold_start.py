@@ -32,7 +32,8 @@ def cold_start(run) -> dict:
     """Train run.policy on solutions and predictions of twice --cold-start problems, and say what
     came of it.
 
-    Returns what cold_start.json holds: shares of boxed and of right solutions, and the texts trained on.
+    Returns what cold_start.json holds: shares of boxed and of right solutions, tokens sampled (in no total
+    of the run), and the texts trained on.
     Raises ValueError with one line if no solution is right with examples, or a gradient is not finite.
     """
     config, sampler, report = run.config, run.sampler, {}
@@ -47,7 +48,8 @@ def cold_start(run) -> dict:
         texts = [text for group in groups for text in group.solutions.texts]
         boxed = sum(last_boxed(text) is not None for text in texts) / len(texts)
         right = sum(sum(group.correct) for group in groups) / len(texts)
-        report[how] = {"boxed": boxed, "right": right}
+        tokens = sum(sum(group.solutions.lengths) for group in groups)
+        report[how] = {"boxed": boxed, "right": right, "tokens": tokens}
         print(f"cold start: {how} {boxed:.0%} of {len(texts):,} solutions are boxed, {right:.0%} are right",
               flush=True)
         return groups

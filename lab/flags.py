@@ -58,7 +58,7 @@ class Essentials:
         "what is expected to teach nothing")
     preset: Literal["toy", "gpu", "paper"] | None = flag(
         None, "values for flags that are not given: gpu (one card), paper; toy goes with the toy model")
-    steps: int = flag(60, "training steps; 0 for a cold start alone", least=0)
+    steps: int = flag(40, "training steps; 0 for a cold start alone", least=0)
     seed: int = flag(0, "of the order of problems and of sampling", least=0, most=SEEDS)
     output: str | None = flag(None, "folder of the run; by default runs/MODEL-DATA-ALGO-SEED")
     resume: bool = flag(False, "go on with the run in the output folder")

@@ -225,7 +225,8 @@ class Run:
         if config.cold_start and self.state["step"] == 0:
             self.start()
         self.stop.listen()
-        self.bar = progress_bar(config.steps, config.algo, "step", initial=self.state["step"])
+        self.bar = progress_bar(config.steps, config.algo, "step", initial=self.state["step"],
+                                leave=config.steps > 0)
         while self.state["step"] < config.steps and self.broken < 2 and not self.stop.signal:
             step, broken = self.state["step"], self.broken
             torch.manual_seed(1_000_003 * config.seed + step)   # a resumed step draws what it would have
