@@ -37,10 +37,10 @@ def text_of(completion):
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
-def solution_reward(completions, path, answer, **_):
+def solution_reward(completions, path, text, answer, **_):
     """A reward function of TRL: 1.0 or 0.0 for each solution of a batch, None for meta rollouts."""
-    return [float(grade(text_of(completion), gold)) if kind == "solution" else None
-            for completion, kind, gold in zip(completions, path, answer)]
+    return [float(grade(text_of(completion), gold, problem)) if kind == "solution" else None
+            for completion, kind, problem, gold in zip(completions, path, text, answer)]
 
 
 def meta_reward(completions, completion_ids, path, id, text, answer, budget, **_):
@@ -49,7 +49,7 @@ def meta_reward(completions, completion_ids, path, id, text, answer, budget, **_
     Rows may come in any order. Raises ValueError if a meta rollout is without solutions of its problem.
     """
     texts, rewards = [text_of(completion) for completion in completions], [None] * len(path)
-    correct = solution_reward(completions, path, answer)
+    correct = solution_reward(completions, path, text, answer)
     for row in (row for row, kind in enumerate(path) if kind == "meta"):
         group = [i for i, other in enumerate(id) if other == id[row] and path[i] == "solution"]
         if not group:

@@ -1,7 +1,8 @@
 """Memory and speed within one run, by hand; the first five compare what we do with the alternative.
 
     python tools/benchmark.py memory      the LM head in chunks, or at once: forward and backward of the loss
-    python tools/benchmark.py step        MASA in the toy world by masa.py, or by TRL and examples/masa_trl.py
+    python tools/benchmark.py step        a MASA step by masa.py, or by TRL and examples/masa_trl.py: of the
+                                          toy model, or of --model with 48 tokens in every rollout
     python tools/benchmark.py leaving     finished rows leave the batch, or wait for its longest row
     python tools/benchmark.py prefill     a prompt is read once per problem, or once per row
     python tools/benchmark.py adapter     updates of a LoRA adapter of --model, or of all its weights
@@ -96,16 +97,37 @@ def memory(flags, other):
     return seconds, most - loaded
 
 
+def endless(name, folder):
+    """Save a copy of a policy that never ends a text: its end is a new token, which it does not write."""
+    model, tokenizer = load_policy(name)
+    tokenizer.add_special_tokens({"eos_token": "<never>"})
+    end = tokenizer.eos_token_id
+    model.resize_token_embeddings(max(end + 1, model.vocab_size), mean_resizing=False)
+    with torch.no_grad():               # its logit is 0, where those of tokens that are written are over 10
+        model.get_output_embeddings().weight[end] = 0
+    model.config.eos_token_id = model.generation_config.eos_token_id = end
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def step(flags, other):
     with tempfile.TemporaryDirectory() as folder:
+        ours, theirs, steps = "--minibatches 1", "", 8
+        if flags.model:                 # the same number of tokens on both sides
+            endless(flags.model, f"{folder}/model")
+            ours = (f"--model {folder}/model --data {flags.data} --max-new-tokens 48 --max-meta-tokens 48 "
+                    "--max-prompt-tokens 512 --problems-per-step 4 --group-size 8 --meta-group-size 8")
+            theirs, steps = (f"--model {folder}/model --data {flags.data} --max_completion_length 48 "
+                             "--per_device_train_batch_size 64"), 2
         if other:
             import masa_trl
-            given = f"--max_steps 8 --use_cpu {not CUDA} --bf16 {CUDA} --output_dir {folder}".split()
-            trained, _, most = measure(masa_trl.main, given)
-            return trained.metrics["train_runtime"] / 8, most
-        config = Config.parse(f"--steps 8 --minibatches 1 --eval-problems 0 --output {folder}/run".split())
+            given = f"--max_steps {steps} --use_cpu {not CUDA} --bf16 {CUDA} --output_dir {folder} {theirs}"
+            trained, _, most = measure(masa_trl.main, given.split())
+            return trained.metrics["train_runtime"] / steps, most
+        config = Config.parse(f"--steps {steps} --eval-problems 0 --output {folder}/run {ours}".split())
         run, _, most = measure(masa.train, config)
-        return run.state["seconds"] / 8, most
+        print(f"{run.state['tokens'] / steps:,.0f} tokens sampled per step")
+        return run.state["seconds"] / steps, most
 
 
 def sample(flags, other):
@@ -187,7 +209,8 @@ if __name__ == "__main__":
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the longest prompts")
     parser.add_argument("--tokens", type=int, default=1024, help="of a completion; with memory: in all")
     parser.add_argument("--sequences", type=int, nargs="+", default=[64, 512], help="with engines: at once")
-    parser.add_argument("--model", help="with adapter: a folder, or an id of the hub")
+    parser.add_argument("--model", help="with adapter and step: a folder, or an id of the hub")
+    parser.add_argument("--data", default="toy", help="with step and a model: what it solves sometimes")
     parser.add_argument("--rank", type=int, default=16, help="with adapter: R")
     parser.add_argument("--repeats", type=int, default=5, help="of a comparison; medians are printed")
     flags = parser.parse_args()
