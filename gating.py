@@ -84,7 +84,8 @@ class CountReader:
         features, counts = (torch.cat(column) for column in zip(*self.steps))
         weight = torch.cat([torch.full(row.shape, self.decay ** (len(self.steps) - i))
                             for i, (_, row) in enumerate(self.steps)])
-        self.mean, self.std = features.mean(0), features.std(0).clamp(min=1e-6)
+        self.mean = features.mean(0)
+        self.std = features.std(0).nan_to_num(0.0).clamp(min=1e-6)              # nan: of a single problem
         inputs = self.inputs(features)
         weights = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
         weights.requires_grad_()
@@ -155,22 +156,24 @@ class Audit:
         precision = hits / flagged        recall = hits / (hits + missed)        f1 = their harmonic mean
 
     where `missed` are the unflagged cases that should have been flagged. `trusted` rests on the newest
-    `window` looks, since an old one tells little of a policy that has learned since.
+    `window` looks at different problems, since an old one tells little of a policy that has learned since.
     """
 
     def __init__(self, window: int = 64):
         self.flagged = self.hits = self.missed = 0.0
         self.recent = deque(maxlen=window)
 
-    def add(self, looks: list[bool], missed: int, share: float = 1.0) -> None:
+    def add(self, looks: list[bool], missed: int, share: float = 1.0,
+            independent: list[bool] | None = None) -> None:
         """Add a step. looks: was the rule right, for each case of a sample of this share?
 
-        missed: how many unflagged cases should have been flagged.
+        missed: how many unflagged cases should have been flagged. independent: what `trusted` may count, one
+        look of each problem where a problem has several, which agree too often; by default all looks.
         """
         self.flagged += len(looks) / share
         self.hits += sum(looks) / share
         self.missed += missed
-        self.recent.extend(map(bool, looks))
+        self.recent.extend(map(bool, looks if independent is None else independent))
 
     def trusted(self, threshold: float) -> bool:
         """Is the precision of the newest looks above `threshold`, with 95 % confidence? 0: always."""

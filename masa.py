@@ -188,16 +188,17 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
     run.gate_audit.add([group.silent for group in groups if group.flagged],
                        sum(group.silent and group.flagged is False for group in groups),
                        (config.audit_fraction or 1.0) if gating else 1.0)
-    rows = [(length > limit, not right, cut) for group, limit in zip(groups, limits)
-            for length, right, cut in zip(group.solutions.lengths, group.correct, group.cut)]
-    run.cutoff_audit.add([wrong for over, wrong, _ in rows if over],
-                         sum(wrong and not over and not cut for over, wrong, cut in rows),
-                         (config.audit_fraction or 1.0) if cutting else 1.0)
+    looks = [[not right for length, right in zip(group.solutions.lengths, group.correct) if length > limit]
+             for group, limit in zip(groups, limits)]
+    cut, wrong = sum(sum(group.cut) for group in groups), sum(group.correct.count(False) for group in groups)
+    run.cutoff_audit.add(sum(looks, []), wrong - cut - sum(map(sum, looks)),
+                         (config.audit_fraction or 1.0) if cutting else 1.0,
+                         [run.rng.choice(part) for part in looks if part])
     thrown = [part for group in skipped for part in (group.metas, group.solutions) if part]
     return Batch(groups, wasted=sum(sum(part.lengths) for part in thrown), metrics={
         "gate/share": len(skipped) / (len(groups) + len(skipped)),
         "problems_drawn": len(groups) + len(skipped), "problems_kept": len(groups),
-        "cutoff/share": sum(cut for *_, cut in rows) / len(rows),
+        "cutoff/share": cut / (len(groups) * config.group_size),
         "cutoff/mean_budget": sum(limits) / len(limits),
         **{f"gate/{name}": value for name, value in run.gate_audit.figures().items()},
         **{f"cutoff/{name}": value for name, value in run.cutoff_audit.figures().items()}})
@@ -254,7 +255,7 @@ def cutoff(group: Group, run: Run, cutting: bool) -> int:
     A flagged group is never cut: what becomes of it is the evidence for or against the gate.
     """
     config, whole = run.config, run.config.max_new_tokens
-    if group.flagged or not config.cutoff:
+    if not config.cutoff or (config.gate and group.flagged):
         return whole
     lengths = [p.solution_length for p in group.predictions]
     limit = length_budget(lengths, whole, config.cutoff_factor, config.cutoff_min)

@@ -3,7 +3,7 @@ r"""MASA inside TRL's GRPOTrainer, which brings accelerate, FSDP, DeepSpeed and 
     pip install trl==1.16.0
     python examples/masa_trl.py --max_steps 20 --use_cpu --bf16 False               the toy model, on a laptop
     accelerate launch examples/masa_trl.py --model Qwen/Qwen3-1.7B --data some.jsonl --learning_rate 1e-6 \
-        --max_completion_length 3072 --per_device_train_batch_size 16 --steps_per_generation 16
+        --max_completion_length 3072 --per_device_train_batch_size 16 --gradient_accumulation_steps 16
 
 Every problem is two rows of data, one for each path. A group of TRL is G rollouts of a row, so advantages
 stay within a path. The reward of a meta rollout needs the solutions of its problem in the same batch of the

@@ -92,8 +92,6 @@ class Run:
         problems, held_out = read_problems(config)
         self.folder.write_once("problems.json", {"training": fingerprint(problems),
                                                  "held out": fingerprint(held_out)})
-        if checkpoint and held_out:
-            read_results(self.path / "before.json")
         self.policy, self.tokenizer = load_policy(source, "cpu" if config.lora_rank else self.device,
                                                   config.trust_remote_code, config.lora_rank, config.seed)
         self.reference = None
@@ -101,6 +99,8 @@ class Run:
             self.reference = (WithoutAdapter(self.policy) if config.lora_rank else
                               load_policy(config.model, self.device, config.trust_remote_code)[0].eval())
         self.fit(problems, held_out)
+        if checkpoint and self.held_out:
+            read_results(self.path / "before.json")
         self.compute(self.device.type == "cuda")
         self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
         self.reader = CountReader(config.group_size)

@@ -43,7 +43,7 @@ def judge(folder: Path, problems: int, samples: int) -> None:
         for start in range(0, len(groups), 4):
             run.sampler.solve(groups[start:start + 4], samples)
     flagged = [group.flagged for group in groups]
-    rates = [sum(group.correct) / samples for group in groups]
+    rates = [sum(group.correct) / len(group.correct) for group in groups]
     for against, actual in ((f"groups of {size}", [len(set(group.correct[:size])) < 2 for group in groups]),
                             (f"all {samples} alike", [rate in (0, 1) for rate in rates])):
         found = {name: "-" if value is None else f"{value:.2f}"
@@ -55,7 +55,7 @@ def judge(folder: Path, problems: int, samples: int) -> None:
         print(f"{len(chances)} {name} problems: chance of a mixed group {fmean(chances or [0]):.2f}")
     stopped = [right for group, limit in zip(groups, limits)
                for length, right in zip(group.solutions.lengths, group.correct) if length > limit]
-    share = len(stopped) / (samples * problems)
+    share = len(stopped) / sum(len(group.correct) for group in groups)
     print(f"cutoff: stops {share:.1%} of solutions; {sum(stopped)} of these {len(stopped)} are right")
     if config.gate_by in FEATURES and run.reader.weights is not None:
         unflagged = [group for group in groups if not group.flagged]
