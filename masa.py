@@ -66,7 +66,7 @@ def train(config: Config) -> Run:
                 batch.meta_rewards = meta_scores(batch.terms, config)
                 # MASA 3: compare it with the other predictions of its problem, never with solutions.
                 meta_advantages = group_advantages(batch.meta_rewards, config.meta_group_size)
-                advantages = torch.cat([advantages, meta_advantages])
+                advantages = torch.cat([advantages, config.meta_weight * meta_advantages])  # ours: a weight
                 rollouts = concat([rollouts, *(group.metas for group in batch.groups)])
 
             # Update the policy on both paths together, with one GRPO loss.
@@ -113,7 +113,7 @@ def meta_scores(terms: list[dict], config: Config) -> torch.Tensor:
     if config.meta_reward == "shuffled":        # the same rewards, in random order
         groups = scores.view(-1, config.meta_group_size)
         return groups.gather(1, torch.rand(groups.shape).argsort(1)).flatten()
-    return torch.zeros_like(scores) if config.meta_reward == "none" else scores
+    return scores
 
 
 def draw(run: Run, count: int) -> list[Group]:

@@ -86,9 +86,11 @@ class Method:
     notion_variant: Literal["count", "rate"] = flag(
         "count", "a notion is rewarded if more right than wrong solutions have it, by their number (count, "
         "the paper's) or by their share (rate)")
-    meta_reward: Literal["aligned", "shuffled", "length", "difficulty", "notion", "none"] = flag(
+    meta_reward: Literal["aligned", "shuffled", "length", "difficulty", "notion"] = flag(
         "aligned", "what predictions earn; aligned: for agreeing with the solutions of their problem; the "
-        "rest are controls: the same shuffled in the group, one term of it, nothing")
+        "rest are controls: the same shuffled in the group, or one term of it")
+    meta_weight: float = flag(1.0, "factor of the advantages of predictions (1 in the paper) beside those of "
+                              "solutions", least=0)
     dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
     gate_start: int = flag(3, "first steps of masa-efficient, in which everything is still solved", least=0)
     gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
@@ -173,7 +175,7 @@ NEEDS = (
      "audit_fraction mask_cut clone"),
     (lambda c: c.algo != "grpo", "--algo masa or masa-efficient", "meta_group_size"),
     (lambda c: c.algo != "grpo" and c.meta_group_size, "predictions to train on",
-     "notion_variant meta_reward cutoff cutoff_factor cutoff_trust cutoff_min mask_cut clone"),
+     "notion_variant meta_reward meta_weight cutoff cutoff_factor cutoff_trust cutoff_min mask_cut clone"),
     (lambda c: c.gate, "the gate", "gate_trust refill"),
     (lambda c: c.cutoff, "the cutoff", "cutoff_factor cutoff_trust cutoff_min mask_cut"),
     (lambda c: c.gate_by not in ("said", "pilot"), "another --gate-by", "gate_mass"),
