@@ -11,35 +11,23 @@ records, one per problem; lab/metrics.py turns records into figures. The command
 soon as it is done: the same command goes on where it was interrupted, and draws what it would have drawn.
 """
 
-import os
+from lab.command import command_line  # isort: skip  (first: it sets what torch reads when it is loaded)
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
-# Growing caches must not fragment a card.
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-
-import dataclasses
 import re
-import time
 from collections.abc import Callable
-from contextlib import closing
 from zlib import crc32
 
 import torch
 
-from lab.command import command_line
+from lab.evaluation import command
 from lab.flags import EvalConfig
-from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room, tokens_at_once
 from lab.report import SampledCount, progress_bar
-from lab.results import Results, fingerprint, read_results
 from rewards import meta_rewards
 from rollout import Group, Sampler
 from tasks.grader import last_boxed
 from tasks.problems import Problem
 from tasks.prompts import hintable
 
-# Flags that may differ when an evaluation goes on; what bf16 comes to on this device may not.
-FREE = {"device", "max_tokens", "output", "compare", "check_gold", "allow_code_execution", "bf16",
-        "trust_remote_code"}
 NUMBER = r"(?<!\w)[-−]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?"
 
 
@@ -106,76 +94,17 @@ def record_of(group: Group, sampler: Sampler) -> dict:
     """The record of a solved group; see `evaluate`."""
     problem, solutions = group.problem, group.solutions
     predictions = [
-        {"text": group.metas.texts[i], "length": group.metas.lengths[i],
-         "notions": None if p.notions is None else list(p.notions), "pass_rate": p.pass_rate,
-         "solution_length": p.solution_length,
+        {"text": group.metas.texts[i], "length": group.metas.lengths[i], "pass_rate": p.pass_rate,
+         "notions": None if p.notions is None else list(p.notions), "solution_length": p.solution_length,
          "rewards": meta_rewards(p, problem.text, solutions.texts, solutions.lengths, group.correct)}
         for i, p in enumerate(group.predictions)]
     return {"id": problem.id, "level": problem.level, "problem": problem.text, "answer": problem.answer,
             "completions": completions_of(group, sampler), "predictions": predictions}
 
 
-# --- The command ------------------------------------------------------------------------------------------
-
-def run(config: EvalConfig) -> Results:
-    """Evaluate as the flags say, or go on where the same command was interrupted."""
-    from tasks.benchmarks import load_sets  # training does without the sandbox
-    check_name(config.model)                                # first, since it notices a missing network
-    device = pick_device(config.device)
-    sets = load_sets(config.data, config.limit, config.allow_code_execution)
-    bf16 = device.type == "cuda" if config.bf16 is None else config.bf16
-    check_size(config.model, config, device, 2 if bf16 else 4, "its weights alone")
-    model, tokenizer = load_policy(config.model, trust_remote_code=config.trust_remote_code)
-    longest = room(model, config.model, config.max_new_tokens, config.max_meta_tokens, config.hints)
-    for name, (benchmark, problems) in sets.items():
-        fitting = keep_fitting(problems, tokenizer, longest, config.max_new_tokens, config.thinking)
-        if not fitting:
-            raise ValueError(f"no problem of {name} is left: lower --max-new-tokens, or leave the set out")
-        sets[name] = benchmark, fitting
-    identity = {"weights": fingerprint(model), "bf16": bf16}
-    identity |= {"problems": {name: crc32(repr(problems).encode()) for name, (_, problems) in sets.items()}}
-    identity |= {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
-    name = re.sub(r"[^\w.-]+", "-", f"{config.model.removeprefix('runs/')}-{'-'.join(sets)}").strip("-.")
-    with closing(Results(config.output or f"runs/eval/{name}.json", identity)) as results:
-        if results.content is not None:
-            return results
-        for parameter in model.parameters() if bf16 else ():        # not the buffers: angles of positions
-            parameter.data = parameter.data.bfloat16()              # would be off by radians
-        model.to(device).eval()
-        max_tokens = tokens_at_once(config.max_tokens, device)
-        before, total = 0, sum(len(problems) for _, problems in sets.values())
-        for number, (name, (benchmark, problems)) in enumerate(sets.items(), 1):
-            clock = time.perf_counter()
-
-            def keep(records, name=name):
-                nonlocal clock
-                results.append(name, records, time.perf_counter() - clock)
-                clock = time.perf_counter()
-
-            sampler = Sampler(model, tokenizer, config.max_new_tokens, config.max_meta_tokens,
-                              config.temperature, config.top_p, config.thinking, max_tokens,
-                              benchmark.instruction, benchmark.grade)
-            evaluate(sampler, problems, config.samples, config.metas, hints=config.hints, seed=config.seed,
-                     done=results.records(name), keep=keep, description=f"{name} ({number} of {len(sets)})",
-                     others=(before, total - before - len(problems)))
-            before += len(problems)
-        results.finish()
-    return results
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line; `arguments` are those of sys.argv by default."""
-    from lab.report import show_comparison, show_gold, show_results
-
-    def command():
-        config = EvalConfig.parse(arguments)
-        if config.compare:
-            show_comparison([(path, read_results(path)) for path in config.compare], config.output)
-        elif config.check_gold:
-            show_gold(config.data, config.limit, config.allow_code_execution)
-        else:
-            show_results(run(config))
-    command_line("eval.py", command)
+    command_line("eval.py", lambda: command(EvalConfig.parse(arguments), evaluate))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,11 @@ r"""Predictive gating and length cutoff: spend rollouts only where there is some
     read    skip a problem   if  z = P(0 of G right) + P(G of G right) >= 0.9               (ours)
     cutoff  stop a solution  at  2 * mean(l) tokens
 
-with p the predicted pass rates and l the predicted lengths of the problem.
-
-(MASA, arXiv 2510.03259, Algorithm 1.) A group whose solutions are all right or all wrong has no variance, so
-no gradient: leaving it out saves its tokens and costs nothing, provided that the prediction is right. The
-paper asks the policy and lets unanimity decide; it does not say how near to 0 or 1 the mean has to be, and
-1/16 is where it rounds to 0 or 8 of 8. Ours is to read the probability mass z, from the number token of its
-predictions or, before it has said anything, from features of the problem such as the policy's own hidden
-states (`CountReader`).
+with p the predicted pass rates and l the predicted lengths of the problem (MASA, arXiv 2510.03259, Algorithm
+1). A group whose solutions are all right or all wrong has no variance, so no gradient: leaving it out saves
+its tokens and costs nothing, provided that the prediction is right. The paper asks the policy and lets
+unanimity decide; it does not say how near to 0 or 1 the mean has to be, and 1/16 is where it rounds to 0 or 8
+of 8. Ours is to read the mass z off the policy (lab/reading.py).
 
 All rules hide the evidence against them, since nobody sees what a skipped problem or the rest of a stopped
 solution would have been. `Audit` does the arithmetic for a random share that is looked at nevertheless, and
@@ -24,10 +21,6 @@ from collections import deque
 from collections.abc import Iterable
 from numbers import Integral
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 ATTEMPTS = 8                                # a predicted pass rate is a count of right attempts out of 8
 GATE_STD, GATE_MARGIN = 0.1, 1 / 16         # of pass rates as shares, in [0, 1]
 
@@ -37,8 +30,7 @@ def should_skip(pass_rates: Iterable[int | None], std: float = GATE_STD, margin:
 
     pass_rates: right attempts out of 8, as `rewards.parse_meta` gives them; None, an invalid prediction, is
     left out. Fewer than two never skip. `std` is the unbiased standard deviation of the shares (k/8) below
-    which they agree, `margin` how near to 0 or 1 their mean has to be. Raises ValueError for what is no count
-    out of 8.
+    which they agree, `margin` how near to 0 or 1 their mean has to be. Raises ValueError for other numbers.
 
     >>> should_skip([8, 8, 8, 7]), should_skip([8, 8, 8, 4]), should_skip([4, 4, 4]), should_skip([0, None])
     (True, False, False, False)
@@ -53,71 +45,9 @@ def should_skip(pass_rates: Iterable[int | None], std: float = GATE_STD, margin:
     return mean < margin or mean > 1 - margin
 
 
-def silent_mass(probabilities: Tensor) -> Tensor:
-    """z, the probability that a group has no variance: P(none right) + P(all right).
-
-    probabilities: [..., G + 1]; returns [...].
-    """
+def silent_mass(probabilities):
+    """z = P(none of G is right) + P(all are); probabilities: a tensor [..., G + 1], however it was read."""
     return probabilities[..., 0] + probabilities[..., -1]
-
-
-class CountReader:
-    """Softmax regression from features of a problem to how many of its G solutions will be right.
-
-    Every solved group is a label, those without variance included: cross-entropy on the observed count is a
-    proper score, where r_difficulty elicits little more than the mode. Features: [N, D] floats on the CPU,
-    such as hidden states of the policy at the last token of a prompt, detached. They age as the policy
-    learns: a group weighs decay ** age, in steps, and only the newest `window` steps count. `ridge` is a
-    prior on the weights: the fewer the groups, the less it lets them say.
-    """
-
-    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97, ridge: float = 5.0):
-        self.size, self.decay, self.ridge = group_size + 1, decay, ridge
-        self.steps, self.weights = deque(maxlen=window), None   # of each step (features, counts)
-
-    def add(self, features: Tensor, counts: list[int]) -> None:
-        """Add a step's groups: features [N, D], and how many solutions of each were right."""
-        self.steps.append((features, torch.tensor(counts)))
-
-    def fit(self, iterations: int = 20) -> None:
-        """Fit the groups that there are, by L-BFGS from the last solution."""
-        features, counts = (torch.cat(column) for column in zip(*self.steps))
-        weight = torch.cat([torch.full(row.shape, self.decay ** (len(self.steps) - i))
-                            for i, (_, row) in enumerate(self.steps)])
-        self.mean = features.mean(0)
-        self.std = features.std(0).nan_to_num(0.0).clamp(min=1e-6)              # nan: of a single problem
-        inputs = self.inputs(features)
-        weights = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
-        weights.requires_grad_()
-        optimizer = torch.optim.LBFGS([weights], max_iter=iterations, line_search_fn="strong_wolfe")
-
-        def closure():
-            optimizer.zero_grad()
-            loss = weight @ F.cross_entropy(inputs @ weights, counts, reduction="none")
-            loss = (loss + self.ridge * weights[:-1].square().sum()) / weight.sum()
-            loss.backward()
-            return loss
-
-        with torch.enable_grad(), torch.autocast("cpu", enabled=False):     # bfloat16 is too coarse for it
-            optimizer.step(closure)
-        self.weights = weights.detach()
-
-    def inputs(self, features: Tensor) -> Tensor:
-        return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)
-
-    def probabilities(self, features: Tensor) -> Tensor | None:
-        """P(k of G right), k = 0..G, [N, G + 1], from features [N, D]; None before the first fit."""
-        return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
-
-    def state_dict(self) -> dict:
-        """What `load_state_dict` needs to go on, as tensors."""
-        names = () if self.weights is None else ("mean", "std", "weights")
-        return {name: getattr(self, name) for name in names} | {"steps": [list(step) for step in self.steps]}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.steps.extend(map(tuple, state["steps"]))
-        for name in state.keys() - {"steps"}:
-            setattr(self, name, state[name])
 
 
 def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, minimum: int = 1) -> int:
@@ -163,8 +93,7 @@ class Audit:
         self.flagged = self.hits = self.missed = 0.0
         self.recent = deque(maxlen=window)
 
-    def add(self, looks: list[bool], missed: int, share: float = 1.0,
-            independent: list[bool] | None = None) -> None:
+    def add(self, looks: list[bool], missed: int, share: float = 1.0, independent: list | None = None):
         """Add a step. looks: was the rule right, for each case of a sample of this share?
 
         missed: how many unflagged cases should have been flagged. independent: what `trusted` may count, one
@@ -199,14 +128,3 @@ def ratios(hits: float, flagged: float, missed: float) -> dict:
     recall = hits / (hits + missed) if hits + missed else None
     f1 = 2 * hits / (flagged + hits + missed) if flagged + hits + missed else None
     return {"precision": precision, "recall": recall, "f1": f1}
-
-
-def precision_recall(flagged: list[bool], actual: list[bool]) -> dict:
-    """precision, recall, f1 and base_rate of a rule where everything is known: two lists of booleans.
-
-    >>> precision_recall([True, True, True, False], [True, True, False, True])["precision"]
-    0.6666666666666666
-    """
-    hits = sum(f and a for f, a in zip(flagged, actual))
-    base_rate = sum(actual) / len(actual) if actual else None
-    return ratios(hits, sum(flagged), sum(actual) - hits) | {"base_rate": base_rate}

@@ -23,8 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 MAX_GRAD_NORM = 1.0             # the paper's
 MAX_GAP = 20.0                  # nats; exp of more, from a token that the policy has all but given up, is inf
-# prompt_ids and prompt_mask: [B, P]; completion_ids and mask: [B, T].
-Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
+Tokens = tuple[Tensor, Tensor, Tensor, Tensor]  # prompt_ids, prompt_mask [B, P], completion_ids, mask [B, T]
 
 
 class NotFinite(ArithmeticError):
@@ -63,29 +62,23 @@ def token_logprobs(model: Module, prompt_ids: Tensor, prompt_mask: Tensor, compl
     carries gradients. `temperature` must be the sampler's, or the ratios are not of the policy.
 
     With a vocabulary of 151,936 the logits of 8,192 tokens take 5 GB, and several copies of them are needed.
-    So the LM head is applied to `chunk` tokens at a time, and once more in the backward pass instead of
-    keeping them.
+    So the LM head is applied to `chunk` tokens at a time, and once more in the backward pass.
     """
     input_ids = torch.cat([prompt_ids, completion_ids], dim=1)
     attention_mask = torch.cat([prompt_mask, mask], dim=1).long()
     position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)         # padding must not shift a position
     hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
                               use_cache=False).last_hidden_state
-    # Position t predicts token t + 1; hidden: [tokens, H].
-    hidden = hidden[:, -completion_ids.shape[1] - 1:-1][mask]
-    parts = [checkpoint(head_logprobs, head_of(model), hidden[i:i + chunk],
-                        completion_ids[mask][i:i + chunk], temperature, use_reentrant=False)
-             for i in range(0, max(1, len(hidden)), chunk)]
+    hidden = hidden[:, -completion_ids.shape[1] - 1:-1][mask]     # [tokens, H]; position t predicts t + 1
+    parts = [checkpoint(head_logprobs, head_of(model), *part, temperature, use_reentrant=False)
+             for part in zip(hidden.split(chunk), completion_ids[mask].split(chunk))]
     logprobs, entropy = (torch.cat(column) for column in zip(*parts))
     empty = torch.zeros(mask.shape, dtype=logprobs.dtype, device=mask.device)
     return empty.masked_scatter(mask, logprobs), empty.masked_scatter(mask, entropy)
 
 
 def head_of(model: Module):
-    """What turns hidden states [N, H] into logits [N, V]: the LM head, and the scale or cap of some.
-
-    Cohere has a logit_scale, Granite a logits_scaling, Gemma 2 a final_logit_softcapping.
-    """
+    """Hidden states [N, H] to logits [N, V]: the LM head, its scale (Cohere, Granite) and cap (Gemma 2)."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     scale = (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
     cap = getattr(config, "final_logit_softcapping", None)
@@ -139,8 +132,7 @@ def grpo_loss(logprobs: Tensor, old_logprobs: Tensor | None, advantages: Tensor,
             "clip_high": ((ratio > 1 + clip_high) & (advantages > 0) & mask).sum()}
     if beta:
         gap = (ref_logprobs - logprobs).masked_fill(~mask, 0.0).clamp(max=MAX_GAP)
-        # Never negative, and unbiased for the policy's own tokens (up to the clamp).
-        k3 = gap.exp() - gap - 1
+        k3 = gap.exp() - gap - 1        # never negative; unbiased for the policy's own tokens up to the clamp
         losses = losses + beta * k3
         sums["kl"] = (k3 * mask).sum().detach()
     losses = (losses * mask).sum(1)
@@ -148,8 +140,6 @@ def grpo_loss(logprobs: Tensor, old_logprobs: Tensor | None, advantages: Tensor,
         losses = losses / mask.sum(1).clamp(min=1)
     return losses.sum() / max(total, 1), sums
 
-
-# --- One update -------------------------------------------------------------------------------------------
 
 def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: Tensor, *, epochs: int = 1,
            minibatches: int = 1, weight: float = 1.0, max_tokens: int = 1, aggregation: str = "token",
@@ -159,8 +149,7 @@ def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: T
 
     Rows of zero advantage count in the denominator, which `weight` multiplies, but have no gradient without
     beta and are not computed. micro_batch_tokens: see `forward`; dtype: of autocast; the rest: of
-    `grpo_loss`. Raises NotFinite in place of an optimiser step that would spoil the weights, and drops its
-    gradient.
+    `grpo_loss`. Raises NotFinite in place of an optimiser step that would spoil the weights.
     """
     lengths, sums, norms = rollouts[3].sum(1).tolist(), Counter(), []
     active = {row for row, advantage in enumerate(advantages.tolist()) if beta or advantage != 0}
@@ -214,8 +203,7 @@ def forward(model, rollouts, rows, micro_batch_tokens, temperature, dtype):
     A micro-batch has at most `micro_batch_tokens` tokens with its padding, or one row.
     """
     prompts, completions = (rollouts[i].sum(1).tolist() for i in (1, 3))
-    # left, right: the longest prompt and completion of the last batch.
-    batches, left, right = [], 0, 0
+    batches, left, right = [], 0, 0     # left, right: the longest prompt and completion of the last batch
     for row in sorted(rows, key=lambda row: (prompts[row] + completions[row], row)):
         left, right = max(left, prompts[row]), max(right, completions[row])
         if not batches or (len(batches[-1]) + 1) * (left + right) > micro_batch_tokens:

@@ -9,18 +9,12 @@ For every problem the policy writes G solutions and, on a second path, M predict
 go: pass rate, length, concepts. A prediction is rewarded for agreeing with the policy's own solutions, and
 one GRPO update trains both paths. Start reading at `train`: a line marked MASA is what the paper adds to
 GRPO, a line marked MASA-efficient what it adds to save compute, and a line marked "ours" is not in the paper.
-Left out of GRPO, as in the paper: the KL penalty (--beta brings it back), the value model, any reward for
-format.
+Left out of GRPO, as in the paper: the KL penalty (--beta brings it back), any reward for format.
 """
 
-import os
+from lab.command import command_line  # isort: skip  (first: it sets what torch reads when it is loaded)
+
 import sys
-
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
-# Growing caches must not fragment a card.
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-
-from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -28,16 +22,14 @@ import torch
 from eval import evaluate
 from gating import length_budget, should_skip, silent_mass
 from grpo import NotFinite, group_advantages, imitate, update
-from lab.command import command_line
 from lab.flags import Config
 from lab.reading import FEATURES, number_mass
 from lab.run import Run
 from rewards import REWARDS, correct_expert, format_meta, meta_rewards
 from rollout import Group, Sampler, concat, finished_ids, pad_rows
-from tasks.prompts import hintable
+from tasks.prompts import common_notions
 
-# The paper's: experts to collect, and supervised steps on them.
-CLONE_SIZE, CLONE_UPDATES = 128, 5
+CLONE_SIZE, CLONE_UPDATES = 128, 5      # the paper's: experts to collect, and supervised steps on them
 PILOT = 2                               # solutions that --gate-by pilot looks at first
 MAX_ROUNDS = 4                          # of drawing problems in a step, of refilling and of dynamic sampling
 
@@ -86,17 +78,13 @@ def train(config: Config) -> Run:
 
 @dataclass
 class Batch:
-    """What a step learns from: N groups.
-
-    wasted: tokens sampled of problems that are not in it. metrics: what else is logged. rewards: [N * G].
-    terms: N * M dicts of the three rewards. meta_rewards: [N * M], what predictions are trained on.
-    """
-    groups: list[Group]
-    wasted: int = 0
-    metrics: dict = field(default_factory=dict)
-    rewards: torch.Tensor | None = None
-    terms: list[dict] = field(default_factory=list)
-    meta_rewards: torch.Tensor | None = None
+    """What a step learns from."""
+    groups: list[Group]                                 # N
+    wasted: int = 0                                     # tokens sampled of problems that are not in it
+    metrics: dict = field(default_factory=dict)         # what else is logged
+    rewards: torch.Tensor | None = None                 # [N * G]
+    terms: list[dict] = field(default_factory=list)     # N * M times the three rewards
+    meta_rewards: torch.Tensor | None = None            # [N * M], what predictions are trained on
 
 
 def self_alignment(group: Group, config: Config) -> list[dict]:
@@ -125,14 +113,7 @@ def predict(sampler: Sampler, groups: list[Group], config: Config) -> None:
     if groups and config.meta_group_size:
         sampler.predict(groups, config.meta_group_size)
         for group in groups if config.hints else ():
-            group.hints = [common_notions(group, sampler.tokenizer)]
-
-
-def common_notions(group: Group, tokenizer, most: int = 3) -> list[str]:
-    """The up to `most` notions that the predictions of a problem name most often, the commonest first."""
-    named = [dict.fromkeys(hintable(p.notions, tokenizer)) for p in group.predictions]
-    count = Counter(notion for notions in named for notion in notions)
-    return [notion for notion, _ in count.most_common(most)]
+            group.hints = [common_notions(group.predictions, sampler.tokenizer)]
 
 
 def solve_all(sampler: Sampler, run: Run) -> Batch:
@@ -147,8 +128,7 @@ def solve_all(sampler: Sampler, run: Run) -> Batch:
 def sample_dynamically(sampler: Sampler, run: Run) -> Batch:
     """DAPO's dynamic sampling (arXiv 2503.14476): solve until enough groups have variance, drop others.
 
-    It pays G solutions for what it throws away, where MASA-efficient reads a prompt or pays M short
-    predictions.
+    It pays G solutions for what it throws away; MASA-efficient reads a prompt, or pays M short predictions.
     """
     config, kept, thrown = run.config, [], []
     for _ in range(MAX_ROUNDS):
@@ -179,8 +159,7 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
     limits = [cutoff(group, run, cutting) for group in groups]
     sampler.solve(groups, config.group_size - (PILOT if config.gate_by == "pilot" else 0))
     if config.gate_by in FEATURES:
-        counts = [sum(group.correct) for group in groups]
-        run.reader.add(torch.cat([group.features for group in groups]), counts)
+        run.reader.add(torch.cat([g.features for g in groups]), [sum(g.correct) for g in groups])
         run.reader.fit()
 
     # Audits: was a flagged group without variance, would a solution over its limit have been wrong? (For the
@@ -268,7 +247,7 @@ def cutoff(group: Group, run: Run, cutting: bool) -> int:
 
 def clone_experts(batch: Batch, run: Run) -> dict:
     """Collect the step's experts (`rewards.correct_expert`); once there are enough, imitate them."""
-    size = run.config.meta_group_size
+    config, size = run.config, run.config.meta_group_size
     for i, group in enumerate(batch.groups):
         notions = [terms["notion"] for terms in batch.terms[i * size:(i + 1) * size]]
         expert = correct_expert(group.predictions, notions, group.solutions.lengths, group.correct)
@@ -281,8 +260,7 @@ def clone_experts(batch: Batch, run: Run) -> dict:
     run.experts = []
     examples = (*pad_rows(prompts, left=True, device=run.device), *pad_rows(completions, device=run.device))
     try:
-        loss = imitate(run.policy, run.cloner, examples, CLONE_UPDATES, run.config.micro_batch_tokens,
-                       run.dtype)
+        loss = imitate(run.policy, run.cloner, examples, CLONE_UPDATES, config.micro_batch_tokens, run.dtype)
     except NotFinite as error:
         run.bar.write(f"expert cloning: {error}, these experts are dropped", file=sys.stdout)
         loss = float("nan")

@@ -5,8 +5,7 @@ A meta rollout ends in a JSON object with three predictions about the solutions 
     <meta>two turns to undo, one of them big</meta>
     {"math_notion": ["inversion"], "pass_rate": 5, "solution_length": 40}
 
-Each is rewarded for agreeing with the G solution rollouts, of lengths l_i (tokens) and correctness c_i (0,
-1):
+Each is rewarded for agreeing with the G solutions, of lengths l_i (tokens) and correctness c_i (0 or 1):
 
     r_length     = 1  if  min(l_i | c_i = 1) <= solution_length <= max(l_i | c_i = 1),  else 0
     r_difficulty = 0.01 ** |pass_rate / 8 - mean(c)|
@@ -14,16 +13,12 @@ Each is rewarded for agreeing with the G solution rollouts, of lengths l_i (toke
     r_meta       = (r_length + r_difficulty + r_notion) / 3
 
 (MASA, arXiv 2510.03259, eq. 1 to 4.) No external data is involved: the policy is aligned with itself.
-
-What remains hackable by the paper's own definition: the notion reward counts rollouts, so that a word which
-is in every solution scores 1 as soon as most of the group is right ("calculate"; mere function words such as
-"the" are ignored here), and one sure notion alone scores as much as a full list. `variant="rate"` compares
-shares instead of counts and gives nothing for a word that correct and incorrect rollouts have equally often.
 """
 
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -44,15 +39,11 @@ FUNCTION_WORDS = frozenset("""
 
 @dataclass(frozen=True)
 class MetaPrediction:
-    """What a meta rollout predicts; None stands for a field that is missing or invalid.
-
-    notions: tuple of strings. pass_rate: right attempts out of 8. solution_length: tokens of one solution.
-    reasoning: the text before the JSON object.
-    """
-    notions: tuple | None = None
-    pass_rate: int | None = None
-    solution_length: int | None = None
-    reasoning: str = ""
+    """What a meta rollout predicts; None stands for a field that is missing or invalid."""
+    notions: tuple | None = None                # of strings
+    pass_rate: int | None = None                # right attempts out of 8
+    solution_length: int | None = None          # tokens of one solution
+    reasoning: str = ""                         # the text before the JSON object
 
 
 def parse_meta(text: str, max_length: int = 2**31 - 1) -> MetaPrediction:
@@ -69,22 +60,19 @@ def parse_meta(text: str, max_length: int = 2**31 - 1) -> MetaPrediction:
     tail, found, start = text[offset:], None, 0
     decoder = json.JSONDecoder(strict=False, parse_int=lambda text: int(text) if len(text) < 20 else None)
     while (start := tail.find("{", start)) >= 0:
-        try:
+        next_start = start + 1                      # another object may hold the one in question
+        with suppress(ValueError, RecursionError):
             value, end = decoder.raw_decode(tail, start)
-        except (ValueError, RecursionError):
-            start += 1
-            continue
-        if any(key in value for key in KEYS):
-            found, start = (value, start), end
-        else:
-            start += 1                              # it may hold the object in question
+            if any(key in value for key in KEYS):
+                found, next_start = (value, start), end
+        start = next_start
     if found is None:
         return MetaPrediction()
     value, start = found
     notions, pass_rate, length = (value.get(key) for key in KEYS)
-    return MetaPrediction(
-        notions=tuple(map(printable, filter(is_text, notions)))
-        if isinstance(notions, list) and len(notions) <= MAX_NOTIONS else None,
+    listed = isinstance(notions, list) and len(notions) <= MAX_NOTIONS
+    return MetaPrediction(      # without lone surrogates, which JSON can spell but no tokenizer or file takes
+        tuple(n.encode(errors="ignore").decode() for n in notions if isinstance(n, str)) if listed else None,
         pass_rate=pass_rate if type(pass_rate) is int and 0 <= pass_rate <= ATTEMPTS else None,
         solution_length=length if type(length) is int and 1 <= length <= max_length else None,
         reasoning=text[:offset + start])
@@ -92,22 +80,9 @@ def parse_meta(text: str, max_length: int = 2**31 - 1) -> MetaPrediction:
 
 def format_meta(prediction: MetaPrediction) -> str:
     """The inverse of `parse_meta`: the text of a meta rollout that makes `prediction` (None becomes null)."""
-    return prediction.reasoning + json.dumps({
-        "math_notion": None if prediction.notions is None else list(prediction.notions),
-        "pass_rate": prediction.pass_rate,
-        "solution_length": prediction.solution_length}, ensure_ascii=False)
+    values = prediction.notions, prediction.pass_rate, prediction.solution_length
+    return prediction.reasoning + json.dumps(dict(zip(KEYS, values)), ensure_ascii=False)
 
-
-def is_text(value):
-    return isinstance(value, str)
-
-
-def printable(text):
-    """`text` without lone surrogates, which JSON can spell but no tokenizer or file takes."""
-    return text.encode("utf-8", "ignore").decode()
-
-
-# --- The three rewards ------------------------------------------------------------------------------------
 
 def length_reward(solution_length: int | None, lengths: list[int], correct: list[bool]) -> float:
     """1.0 if the predicted length lies between the shortest and the longest correct solution, both inclusive.
@@ -133,8 +108,7 @@ def notion_reward(notions: Iterable[str] | None, problem: str, completions: list
     notions: strings, or None. problem: the statement, without the instructions around it. completions: G
     texts. variant "rate" asks for a larger share of the correct than of the incorrect solutions. Notions are
     compared without regard to case, white space and repetition; those that the problem mentions, that are
-    mere function words, or that have no letter in them, count neither for nor against. 0.0 if nothing is
-    left.
+    mere function words, or that have no letter, count neither for nor against. 0.0 if nothing is left.
     """
     problem = plain(problem)
     left = [notion for notion in dict.fromkeys(map(plain, notions or ()))
@@ -142,15 +116,11 @@ def notion_reward(notions: Iterable[str] | None, problem: str, completions: list
             and not mentions(problem, notion)]
     right = [plain(text) for text, c in zip(completions, correct) if c]
     wrong = [plain(text) for text, c in zip(completions, correct) if not c]
-    hits = 0
-    for notion in left:
-        in_right = sum(mentions(text, notion) for text in right)
-        in_wrong = sum(mentions(text, notion) for text in wrong)
-        if variant == "rate":
-            hits += in_right / max(len(right), 1) > in_wrong / max(len(wrong), 1)
-        else:
-            hits += in_right > in_wrong
-    return hits / len(left) if left else 0.0
+
+    def uses(texts, notion):        # how many of them have it, or what share
+        return sum(mentions(text, notion) for text in texts) / (len(texts) or 1 if variant == "rate" else 1)
+
+    return sum(uses(right, notion) > uses(wrong, notion) for notion in left) / max(len(left), 1)
 
 
 # A new reward is a function and a row here. p: a MetaPrediction; g: the other arguments of `meta_rewards`.
@@ -179,8 +149,7 @@ def correct_expert(predictions: list[MetaPrediction], notion_rewards: list[float
     length reward, and the difficulty reward as far as a count out of 8 can. predictions, notion_rewards: M.
     lengths, correct: tokens and grades of the G solutions. The length is the mean of the right solutions, or
     of all if none is right. None if no list of notions is readable, or if some solutions are right and no
-    notion reward is at least `least`. (Published cloning takes no expert where none is right: it never hears
-    "0 of 8".)
+    notion reward is at least `least`. (Published cloning has no experts of "0 of 8": where none is right.)
     """
     readable = [i for i, prediction in enumerate(predictions) if prediction.notions is not None]
     best = max(readable, key=lambda i: notion_rewards[i], default=None)

@@ -2,8 +2,7 @@
 
 Token ids are kept from sampling to training: text that is decoded for the graders is never tokenised again.
 Prompts are padded on the left, completions on the right, and `mask` marks by position, not by value, the
-tokens that were sampled, with the terminating EOS: pad may equal EOS, and several tokens may end a
-completion.
+tokens that were sampled, with the terminating EOS: pad may equal EOS, and several tokens may end a text.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grpo import Tokens, take
@@ -24,19 +23,13 @@ from tasks.prompts import encode, meta_messages, solution_messages
 
 @dataclass
 class Rollouts:
-    """B sampled completions and what they were sampled from.
-
-    prompt_ids, prompt_mask: [B, P], left-padded, True on prompt tokens.
-    completion_ids, mask:    [B, T], right-padded, True on sampled tokens, the terminating EOS included.
-    finished:                [B], True where the policy ended by itself, False where its budget ran out.
-    texts:                   B strings, without special tokens.
-    """
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    completion_ids: Tensor
-    mask: Tensor
-    finished: Tensor
-    texts: list[str]
+    """B sampled completions and what they were sampled from."""
+    prompt_ids: Tensor          # [B, P], left-padded
+    prompt_mask: Tensor         # [B, P], True on prompt tokens
+    completion_ids: Tensor      # [B, T], right-padded
+    mask: Tensor                # [B, T], True on sampled tokens, the terminating EOS included
+    finished: Tensor            # [B], True where the policy ended by itself, False where its budget ran out
+    texts: list[str]            # B, without special tokens
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -79,23 +72,17 @@ def pad_rows(rows: list[list[int]], left: bool = False, pad: int = 0, device=Non
 
 @dataclass
 class Group:
-    """A problem, the M predictions made about it, and its G solutions: what is compared with one another.
-
-    budgets, hints: of solutions 0, 1, ..., in turn: the most tokens it may take, notions for its prompt.
-    metas, solutions: Rollouts of M and G rows, None until they are sampled. predictions: M of them. correct:
-    the G grades. cut: which solutions the cutoff has stopped before their answer. features: [1, D], what
-    gating reads. flagged: would gating skip it? None: it would, but nothing else was left to solve.
-    """
+    """A problem, the M predictions made about it, and its G solutions: what is compared with one another."""
     problem: Problem
-    budgets: list[int]
-    hints: list[list[str]] = field(default_factory=lambda: [[]])
-    metas: Rollouts | None = None
+    budgets: list[int]                                              # most tokens of solutions, in turn
+    hints: list[list[str]] = field(default_factory=lambda: [[]])    # notions for their prompts, in turn
+    metas: Rollouts | None = None                                   # M rows; None until they are sampled
     predictions: list[MetaPrediction] = field(default_factory=list)
-    solutions: Rollouts | None = None
-    correct: list[bool] = field(default_factory=list)
-    cut: list[bool] = field(default_factory=list)
-    features: Tensor | None = None
-    flagged: bool | None = False
+    solutions: Rollouts | None = None                               # G rows; None until they are sampled
+    correct: list[bool] = field(default_factory=list)               # their grades
+    cut: list[bool] = field(default_factory=list)                   # stopped before their answer?
+    features: Tensor | None = None                                  # [1, D], what gating reads
+    flagged: bool | None = False    # would gating skip it? None: it would, but nothing else was left to solve
 
     @property
     def silent(self) -> bool:
@@ -105,24 +92,19 @@ class Group:
 
 @dataclass
 class Sampler:
-    """How `policy` answers; training and evaluation sample through it alike.
-
-    budget, meta_budget: tokens. max_tokens: see `generate`. instruction, grade: how a solution is asked for
-    (None: SOLUTION), and whether a completion is right, given the Problem. prefilled: prompt tokens that were
-    read. progress: see `generate`.
-    """
+    """How `policy` answers; training and evaluation sample through it alike."""
     policy: torch.nn.Module
     tokenizer: object
-    budget: int
-    meta_budget: int
+    budget: int                                             # tokens of a solution
+    meta_budget: int                                        # tokens of a prediction
     temperature: float = 1.0
     top_p: float = 1.0
     thinking: bool = False
-    max_tokens: int | None = None
-    instruction: str | None = None
-    grade: Callable = lambda text, problem: problem.solved_by(text)
-    prefilled: int = 0
-    progress: Callable[[int, int], None] | None = None
+    max_tokens: int | None = None                           # see `generate`
+    instruction: str | None = None                          # how a solution is asked for; None: SOLUTION
+    grade: Callable = lambda text, problem: problem.solved_by(text)                 # is a completion right?
+    prefilled: int = 0                                      # prompt tokens that were read
+    progress: Callable[[int, int], None] | None = None      # see `generate`
 
     def predict(self, groups: list[Group], size: int) -> None:
         """Give each group `size` meta rollouts, and the predictions that they make."""
@@ -153,8 +135,6 @@ class Sampler:
                         self.max_tokens, self.progress)
 
 
-# --- Sampling ---------------------------------------------------------------------------------------------
-
 STRIDE = 16         # tokens that are sampled before the rows that have ended leave the batch
 
 
@@ -163,22 +143,8 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-class EndOfRow(StoppingCriteria):
-    """Ends row b after limits[b] tokens, its prompt included; `generate` pads it from there on."""
-
-    def __init__(self, limits):
-        self.limits = limits
-
-    def __call__(self, input_ids, scores, **kwargs):
-        return input_ids.shape[1] >= self.limits
-
-
 class Cache(DynamicCache):
-    """Keys and values in the precision that attention computes in.
-
-    Under autocast attention rounds them to bfloat16, but they reach the cache as float32: twice the memory
-    for the same numbers.
-    """
+    """Keys and values in the precision of attention: under autocast they would take twice the memory."""
 
     def update(self, key_states, value_states, *arguments, **named):
         kind = key_states.device.type
@@ -227,8 +193,7 @@ def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends, progre
     """One batch of `generate`: ids, mask [B, P], limits [B] tokens. Returns completion ids, [B, max(limits)].
 
     Every STRIDE tokens the rows that have ended leave the batch and its cache: a row that is cut, or simply
-    short, makes the others faster. Models with a recurrent state, from which no row can be taken, wait for
-    the longest.
+    short, makes the others faster. Models with a recurrent state, which no row can leave, wait for the last.
     """
     sampling = dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if temperature else {}
     fixed = dict(repetition_penalty=1.0, num_beams=1, use_cache=True, pad_token_id=pad, eos_token_id=ends)
@@ -247,8 +212,9 @@ def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends, progre
         left = int(limits[rows].max()) - done
         config = GenerationConfig(**{"do_sample": False} | sampling | fixed,
                                   max_new_tokens=min(STRIDE, left) if cache else left)
+        ended = lambda ids, scores, limit=width + limits[rows], **_: ids.shape[1] >= limit   # then padded
         ids = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
-                             stopping_criteria=StoppingCriteriaList([EndOfRow(width + limits[rows])]),
+                             stopping_criteria=StoppingCriteriaList([ended]),
                              **({"past_key_values": cache} if cache else {}))
         new = ids[:, width + done:]
         completion_ids[rows, done:done + new.shape[1]] = new

@@ -21,8 +21,7 @@ import masa
 from lab.folder import read_json
 from lab.metrics import summarise
 
-ARMS = {"grpo": "--algo grpo", "masa": "--algo masa",
-        "gate-state": "--algo masa-efficient --gate-by state",
+ARMS = {"grpo": "--algo grpo", "masa": "--algo masa", "gate-state": "--algo masa-efficient --gate-by state",
         "gate-words": "--algo masa-efficient --gate-by words"}
 COMMON = ("--max-new-tokens 48 --max-meta-tokens 64 --max-prompt-tokens 256 --problems-per-step 6 "
           "--group-size 8 --meta-group-size 4 --learning-rate 1e-5 --weight-decay 0 --warmup-steps 5 "

@@ -29,12 +29,11 @@ BATCH, LEARNING_RATE, SOLUTION_EPOCHS, PREDICTION_EPOCHS = 12, 5e-5, 2, 3       
 
 
 def cold_start(run) -> dict:
-    """Train run.policy on solutions and predictions of twice --cold-start problems, and say what
-    came of it.
+    """Train run.policy on solutions and predictions of twice --cold-start problems, and say what came of it.
 
     Returns what cold_start.json holds: shares of boxed and of right solutions, tokens sampled (in no total
-    of the run), and the texts trained on.
-    Raises ValueError with one line if no solution is right with examples, or a gradient is not finite.
+    of the run), the texts trained on. Raises ValueError with one line if no solution is right with examples,
+    or a gradient is not finite.
     """
     config, sampler, report = run.config, run.sampler, {}
     torch.manual_seed(config.seed)

@@ -4,14 +4,16 @@ import os
 import signal
 import sys
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")     # a waiting thread must not spin for long on a busy core
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")     # caches that grow: no fragments
+
 import torch
 
 
 def command_line(name, run):
     """Call `run()` as the command `name`, and exit with its `exit_code` if it has one that is not 0."""
     if hasattr(sys.stdout, "reconfigure"):
-        # A model may say what the terminal cannot show.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace")   # a model may say what no terminal can show
     sys.stdout = Pipe(sys.stdout)
     try:
         code = getattr(run(), "exit_code", 0)

@@ -53,9 +53,8 @@ class Essentials:
                             "reasoning-gym:TASK,option=value,... (a package that makes problems)")
     data_split: str = flag("train", "split of a dataset of the hub")
     eval_data: str | None = flag(None, "held-out problems; by default some that are taken out of --data")
-    algo: Literal["grpo", "masa", "masa-efficient"] = flag(
-        "masa", "grpo: train on solutions; masa: on predictions too; masa-efficient: and skip, and stop, "
-        "what is expected to teach nothing")
+    algo: Literal["grpo", "masa", "masa-efficient"] = flag("masa", "grpo: train on solutions; masa: on "
+        "predictions too; masa-efficient: and skip, and stop, what is expected to teach nothing")
     preset: Literal["toy", "gpu", "paper"] | None = flag(
         None, "values for flags that are not given: gpu (one card), paper; toy goes with the toy model")
     steps: int = flag(40, "training steps; 0 for a cold start alone", least=0)
@@ -83,9 +82,8 @@ class Method:
     _argument_group_name = "the method"
     cold_start: int = flag(0, "training problems on which a model first learns from its own text to box, and "
                            "others to predict; needed where few solutions are boxed before training", least=0)
-    notion_variant: Literal["count", "rate"] = flag(
-        "count", "a notion is rewarded if more right than wrong solutions have it, by their number (count, "
-        "the paper's) or by their share (rate)")
+    notion_variant: Literal["count", "rate"] = flag("count", "a notion is rewarded if more right than wrong "
+        "solutions have it, by their number (count, the paper's) or by their share (rate)")
     meta_reward: Literal["aligned", "shuffled", "length", "difficulty", "notion"] = flag(
         "aligned", "what predictions earn; aligned: for agreeing with the solutions of their problem; the "
         "rest are controls: the same shuffled in the group, or one term of it")
@@ -221,10 +219,8 @@ class Config(*reversed(GROUPS)):
         if self.gate_by == "pilot" and (self.group_size < 3 or self.meta_group_size):
             raise ValueError("--gate-by pilot solves 2 of --group-size first: give at least 3, and "
                              "--meta-group-size 0")
-        if self.hints and not self.meta_group_size:
-            raise ValueError("--hints need predictions: give --meta-group-size")
-        if self.algo == "grpo" and self.hints:
-            raise ValueError("--hints need predictions: use them with --algo masa or masa-efficient")
+        if self.hints and (self.algo == "grpo" or not self.meta_group_size):
+            raise ValueError("--hints need predictions: --algo masa or masa-efficient, and --meta-group-size")
         if self.lora_rank and self.model == "toy":
             raise ValueError("--lora-rank is for models from folders or the hub: the toy model is small "
                              "enough")

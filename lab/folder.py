@@ -6,8 +6,7 @@
     runs/NAME/checkpoint/       the newest checkpoint: a Hugging Face model folder and trainer.pt
     runs/NAME/*.png, *.json     what the run shows at its end
 
-A checkpoint is written beside the old one and takes its place by renaming, so that there is always a whole
-one.
+A checkpoint is written beside the old one and takes its place by renaming: there is always a whole one.
 """
 
 import json
@@ -133,8 +132,7 @@ class RunFolder:
                              "--output")
         self.write_json(name, content)
 
-    # Metrics: appended line by line. What a killed run logged after its last checkpoint is cut off on
-    # resuming.
+    # Metrics: appended line by line. Resuming cuts off what a killed run logged after its last checkpoint.
 
     def append(self, name, row):
         """Add a line to a .jsonl file; `row` has its step under "step"."""
@@ -176,8 +174,7 @@ class RunFolder:
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
             torch.save(trainer, new / "trainer.pt")
-        # A full disk: safetensors, torch and python each have an error of their own.
-        except Exception as error:
+        except Exception as error:      # a full disk: safetensors, torch and python have errors of their own
             shutil.rmtree(new, ignore_errors=True)
             reason = str(error).strip().partition("\n")[0]
             raise OSError(f"the checkpoint cannot be written to {self.path}: {reason}. The one before it, if "
@@ -194,7 +191,6 @@ class RunFolder:
             return None
         try:
             return torch.load(self.checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
-        # Missing, truncated or of another kind: torch has many names for it.
-        except Exception as error:
+        except Exception as error:      # missing, truncated or of another kind: torch has many names for it
             raise ValueError(f"{self.checkpoint} is damaged ({type(error).__name__}): remove it to start "
                              "over") from None

@@ -11,7 +11,7 @@ so intervals come from a bootstrap over problems: the figure of many sets drawn 
 
 import numpy as np
 
-from gating import GATE_MARGIN, GATE_STD, precision_recall, should_skip
+from gating import GATE_MARGIN, GATE_STD, ratios, should_skip
 from rewards import ATTEMPTS, REWARDS
 from tasks.grader import last_boxed
 
@@ -99,6 +99,17 @@ def calibration(records):
     cells = [(rate, float(np.mean(rates)), len(rates)) for rate, rates in sorted(actual.items())]
     gaps = [abs(rate - solved) for rate, solved, count in cells for _ in range(count)]
     return cells, float(np.mean(gaps)) if gaps else None
+
+
+def precision_recall(flagged: list[bool], actual: list[bool]) -> dict:
+    """precision, recall, f1 and base_rate of a rule where everything is known: two lists of booleans.
+
+    >>> precision_recall([True, True, True, False], [True, True, False, True])["precision"]
+    0.6666666666666666
+    """
+    hits = sum(f and a for f, a in zip(flagged, actual))
+    base_rate = sum(actual) / len(actual) if actual else None
+    return ratios(hits, sum(flagged), sum(actual) - hits) | {"base_rate": base_rate}
 
 
 # --- All figures of an evaluation -------------------------------------------------------------------------

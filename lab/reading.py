@@ -1,18 +1,79 @@
-"""What gating reads instead of asking (ours): features of problems, and the odds behind predictions.
+"""What gating reads instead of asking (ours): features of problems, what they foretell, odds behind words.
 
 Reading costs no sampled token: a prompt is read once for `states`, a prediction once more for `number_mass`.
 """
 
 import re
 import zlib
+from collections import deque
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gating import silent_mass
 from grpo import head_of
 from rollout import Group, Sampler, pad_rows, positions, sampling_mode
 from tasks.prompts import encode, solution_messages
+
+
+class CountReader:
+    """Softmax regression from features of a problem to how many of its G solutions will be right.
+
+    Every solved group is a label, those without variance included: cross-entropy on the observed count is a
+    proper score, where r_difficulty elicits little more than the mode. Features: [N, D] floats on the CPU,
+    such as hidden states of the policy at the last token of a prompt, detached. They age as the policy
+    learns: a group weighs decay ** age, in steps, and only the newest `window` steps count. `ridge` is a
+    prior on the weights: the fewer the groups, the less it lets them say.
+    """
+
+    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97, ridge: float = 5.0):
+        self.size, self.decay, self.ridge = group_size + 1, decay, ridge
+        self.steps, self.weights = deque(maxlen=window), None   # of each step (features, counts)
+
+    def add(self, features: Tensor, counts: list[int]) -> None:
+        """Add a step's groups: features [N, D], and how many solutions of each were right."""
+        self.steps.append((features, torch.tensor(counts)))
+
+    def fit(self, iterations: int = 20) -> None:
+        """Fit the groups that there are, by L-BFGS from the last solution."""
+        features, counts = (torch.cat(column) for column in zip(*self.steps))
+        weight = torch.cat([torch.full(row.shape, self.decay ** (len(self.steps) - i))
+                            for i, (_, row) in enumerate(self.steps)])
+        self.mean = features.mean(0)
+        self.std = features.std(0).nan_to_num(0.0).clamp(min=1e-6)              # nan: of a single problem
+        inputs = self.inputs(features)
+        weights = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
+        weights.requires_grad_()
+        optimizer = torch.optim.LBFGS([weights], max_iter=iterations, line_search_fn="strong_wolfe")
+
+        def closure():
+            optimizer.zero_grad()
+            loss = weight @ F.cross_entropy(inputs @ weights, counts, reduction="none")
+            loss = (loss + self.ridge * weights[:-1].square().sum()) / weight.sum()
+            loss.backward()
+            return loss
+
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False):     # bfloat16 is too coarse for it
+            optimizer.step(closure)
+        self.weights = weights.detach()
+
+    def inputs(self, features: Tensor) -> Tensor:
+        return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)
+
+    def probabilities(self, features: Tensor) -> Tensor | None:
+        """P(k of G right), k = 0..G, [N, G + 1], from features [N, D]; None before the first fit."""
+        return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
+
+    def state_dict(self) -> dict:
+        """What `load_state_dict` needs to go on, as tensors."""
+        names = () if self.weights is None else ("mean", "std", "weights")
+        return {name: getattr(self, name) for name in names} | {"steps": [list(step) for step in self.steps]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps.extend(map(tuple, state["steps"]))
+        for name in state.keys() - {"steps"}:
+            setattr(self, name, state[name])
 
 
 @torch.no_grad()
@@ -86,8 +147,7 @@ def word_features(texts: list[str], size: int = 256) -> Tensor:
     return counts
 
 
-# [N, D] of N groups, for a `CountReader`. `words` and `level` are controls for `state`; a new one is a row
-# here.
+# [N, D] of N groups, for a `CountReader`. `words` and `level` are controls for `state`; a new one is a row.
 FEATURES = {
     "state": states,
     "words": lambda _, groups: word_features([group.problem.text for group in groups]),

@@ -1,5 +1,6 @@
 """What a run shows on the screen, and passes on to the services of others. Pictures are in pictures.py."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -15,11 +16,13 @@ FEW = 0.5       # share of boxed solutions, or of readable predictions, below wh
 
 # --- On the screen ----------------------------------------------------------------------------------------
 
-def cell(value, ends=None):
-    """A figure as text, with its interval if it has one."""
-    form = "{:.2f}" if value is None or abs(value) < 1000 else "{:,.0f}"
-    text = "-" if value is None else form.format(value)
-    return text if ends is None else f"{text} [{form.format(ends[0])}, {form.format(ends[1])}]"
+def cell(value, ends=None, form=None):
+    """A figure as text, with its interval if it has one; inf is "never", and no number "-"."""
+    if value is None or math.isnan(value):
+        return "-"
+    form = form or (",.0f" if 1000 <= abs(value) < math.inf else ".2f")
+    text, *ends = ("never" if math.isinf(x) else f"{x:{form}}" for x in (value, *(ends or ())))
+    return f"{text} [{', '.join(ends)}]" if ends else text
 
 
 def print_columns(title, columns, width):
@@ -123,10 +126,9 @@ def one_of_each(batch):
 
 def print_rollouts(row, bar):
     """Print a row of `one_of_each`, which also has its step. A model's control characters are spelled out."""
-    lines = [f"--- step {row['step']} ---", f"problem     {row['problem']}",
-             f"solution    {row['solution']}", f"            reward {row['solution_reward']:.0f} (gold "
-             f"answer {row['answer']}), {row['solution_tokens']} tokens; {row['pass_rate']:.0%} of its group "
-             "are right"]
+    lines = [f"--- step {row['step']} ---", f"problem     {row['problem']}", f"solution    {row['solution']}",
+             f"            reward {row['solution_reward']:.0f} (gold answer {row['answer']}), "
+             f"{row['solution_tokens']} tokens; {row['pass_rate']:.0%} of its group are right"]
     if "meta" in row:
         rewards = ", ".join(f"{name} {value:.2f}" for name, value in row["meta_rewards"].items())
         lines += [f"prediction  {row['meta']}", f"            rewards: {rewards}"]

@@ -17,24 +17,14 @@ from functools import partial
 
 import torch
 
-from gating import Audit, CountReader
+from gating import Audit
+from lab import report
 from lab.adapter import WithoutAdapter, base_of, halve_frozen
 from lab.cold_start import cold_start
 from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room, tokens_at_once
-from lab.report import (
-    Reporter,
-    SampledCount,
-    missing_formats,
-    one_of_each,
-    outlook,
-    print_rollouts,
-    print_table,
-    progress_bar,
-    silence,
-    step_line,
-)
+from lab.reading import CountReader
 from lab.results import read_results
 from rollout import Sampler
 from tasks.problems import ProblemStream, fingerprint, is_generated, load_problems, split
@@ -44,8 +34,7 @@ SILENT_STEPS = 5        # in a row in which no group of solutions had variance: 
 
 
 class Run:
-    """Everything of a run but its algorithm. `evaluate(sampler, problems, n, m, description=...)` gives
-    records.
+    """Everything of a run but its algorithm. `evaluate(sampler, problems, n, m, ...)` gives records.
 
     policy, tokenizer, sampler, reference (for --beta, else None), optimizer, cloner, adamw (makes one more),
     device, dtype (of computing); stream: the order of problems; rng: random.Random, seeded anew in each step;
@@ -77,7 +66,7 @@ class Run:
 
     def set_up(self):
         config = self.config
-        self.reporter = Reporter(config.report_to, self.path, asdict(config))
+        self.reporter = report.Reporter(config.report_to, self.path, asdict(config))
         checkpoint = self.folder.load_trainer() if config.resume else None
         source = config.model if checkpoint is None else self.folder.checkpoint
         check_name(source, config.lora_rank)
@@ -196,10 +185,9 @@ class Run:
         """The flags that `grpo.update` takes."""
         config = self.config
         return dict(epochs=config.inner_epochs, minibatches=config.minibatches, beta=config.beta,
-                    aggregation=config.aggregation, max_tokens=config.max_new_tokens,
+                    aggregation=config.aggregation, max_tokens=config.max_new_tokens, dtype=self.dtype,
                     clip_low=config.clip_low, clip_high=config.clip_high, reference=self.reference,
-                    temperature=config.temperature, micro_batch_tokens=config.micro_batch_tokens,
-                    dtype=self.dtype)
+                    temperature=config.temperature, micro_batch_tokens=config.micro_batch_tokens)
 
     def skip_update(self, batch, rows):
         """The metrics of an update that was left out, since the gradient of `rows` is not finite. Says so."""
@@ -219,14 +207,14 @@ class Run:
         if self.held_out and self.fresh:
             self.folder.write_json("before.json", self.examine("before training"))
             before = read_json(self.path / "before.json")
-            print_table({"before": before})
-            for line in missing_formats(summarise(before), config) if not config.cold_start else ():
+            report.print_table({"before": before})
+            for line in report.missing_formats(summarise(before), config) if not config.cold_start else ():
                 print(line)
         if config.cold_start and self.state["step"] == 0:
             self.start()
         self.stop.listen()
-        self.bar = progress_bar(config.steps, config.algo, "step", initial=self.state["step"],
-                                leave=config.steps > 0)
+        self.bar = report.progress_bar(config.steps, config.algo, "step", initial=self.state["step"],
+                                       leave=config.steps > 0)
         while self.state["step"] < config.steps and self.broken < 2 and not self.stop.signal:
             step, broken = self.state["step"], self.broken
             torch.manual_seed(1_000_003 * config.seed + step)   # a resumed step draws what it would have
@@ -234,7 +222,7 @@ class Run:
             self.learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
-            self.sampler.progress = SampledCount(self.bar)
+            self.sampler.progress = report.SampledCount(self.bar)
             yield step
             self.broken = self.broken if self.broken > broken else 0
         self.bar.close()
@@ -258,8 +246,8 @@ class Run:
             self.save()
         if self.held_out:
             self.folder.write_json("started.json", self.examine("after the cold start"))
-            print_table(self.evaluations())
-            for line in missing_formats(summarise(self.evaluations()["started"]), self.config):
+            report.print_table(self.evaluations())
+            for line in report.missing_formats(summarise(self.evaluations()["started"]), self.config):
                 print(line)
 
     def keep(self, batch, metrics):
@@ -289,27 +277,28 @@ class Run:
     def show(self, batch, metrics, step):
         """Move the bar, show rollouts now and then, say how long it will take, and if nothing is learned."""
         config, every = self.config, self.config.show_every
-        self.bar.set_postfix_str(step_line(metrics), refresh=False)
+        self.bar.set_postfix_str(report.step_line(metrics), refresh=False)
         self.bar.update()
         if every and step % every == 0:
-            row = {"step": step} | one_of_each(batch)
+            row = {"step": step} | report.one_of_each(batch)
             self.folder.append("rollouts.jsonl", row)
-            print_rollouts(row, self.bar)
+            report.print_rollouts(row, self.bar)
         if not self.told:
             self.told = True
             for line in self.outlook(metrics, step + 1):
                 self.bar.write(line, file=sys.stdout)
         self.silent = self.silent + 1 if metrics["frac_reward_zero_std"] == 1 else 0
         if self.silent and self.silent % SILENT_STEPS == 0:
-            self.bar.write(silence(self.silent, metrics, config), file=sys.stdout)
+            self.bar.write(report.silence(self.silent, metrics, config), file=sys.stdout)
 
     def outlook(self, metrics, done):
         """What can be said after the first step, as lines: how long the others will take, what is amiss."""
         config, left = self.config, self.config.steps - done
         every = config.eval_every or config.steps
         evaluations = (config.steps - 1) // every - done // every + 1 if self.held_out else 0
-        lines = [] if self.held_out else missing_formats(metrics, config)       # an evaluation has told it
-        return lines + [outlook(metrics["seconds"], left, self.evaluation_seconds, evaluations)] * (left > 0)
+        lines = [] if self.held_out else report.missing_formats(metrics, config)  # an evaluation has told it
+        said = report.outlook(metrics["seconds"], left, self.evaluation_seconds, evaluations)
+        return lines + [said] * (left > 0)
 
     def examine(self, description):
         """Records of the held-out problems, drawn with the same numbers every time."""
@@ -330,7 +319,7 @@ class Run:
         """The last evaluation, the table, and the pictures."""
         if self.held_out and self.config.steps:
             self.folder.write_json("after.json", self.examine("after training"))
-            print_table(self.evaluations())
+            report.print_table(self.evaluations())
         evaluations = self.evaluations()
         try:
             from lab.pictures import plot_awareness, plot_curves  # matplotlib takes a second to load

@@ -23,18 +23,11 @@ from pathlib import Path
 
 from tasks import livecodebench, sandbox
 from tasks.grader import last_boxed, pairs, read, readings, trees, without_label, without_units
-from tasks.problems import (
-    GYM,
-    READERS,
-    Problem,
-    answer_of,
-    is_generated,
-    load_problems,
-    problem_of,
-    read_file,
-    read_hub,
-    short_name,
-)
+
+# isort: off
+from tasks.problems import (GYM, READERS, Problem, answer_of, is_generated, load_problems, problem_of,
+                            read_file, read_hub, short_name)
+# isort: on
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTER = "Answer with the letter of the right option."

@@ -5,6 +5,7 @@ answer; the *meta* prompt asks it to predict, before solving, how its own soluti
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from jinja2 import TemplateError
@@ -66,8 +67,7 @@ def encode(tokenizer, messages: list[dict], thinking: bool = False) -> list[int]
     """
     if tokenizer.chat_template is None:
         ids = tokenizer("\n\n".join(message["content"] for message in messages) + "\n\n")["input_ids"]
-        # A text that is to go on has not ended.
-        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
+        return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids    # what goes on has not ended
 
     def fill(messages):
         return tokenizer.apply_chat_template(
@@ -91,3 +91,9 @@ def hintable(notions: Iterable[str] | None, tokenizer) -> list[str]:
     control = control_tokens(tokenizer)
     lines = [" ".join(notion.casefold().split()) for notion in notions or ()]
     return [line for line in lines if 0 < len(line) <= 100 and not any(token in line for token in control)]
+
+
+def common_notions(predictions, tokenizer, most: int = 3) -> list[str]:
+    """The up to `most` notions that the predictions of a problem name most often, the commonest first."""
+    count = Counter(notion for p in predictions for notion in dict.fromkeys(hintable(p.notions, tokenizer)))
+    return [notion for notion, _ in count.most_common(most)]

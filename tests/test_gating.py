@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from gating import (
-    Audit,
-    CountReader,
-    length_budget,
-    lower_bound,
-    precision_recall,
-    should_skip,
-    silent_mass,
-)
+from gating import Audit, length_budget, lower_bound, should_skip, silent_mass
+from lab.metrics import precision_recall
+from lab.reading import CountReader
 from rewards import parse_meta
 
 

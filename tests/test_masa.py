@@ -13,13 +13,13 @@ from conftest import bpe, logged, rows_of, sampled, train
 from transformers import PreTrainedTokenizerFast
 
 import masa
-from gating import Audit, CountReader
+from gating import Audit
 from grpo import NotFinite, group_advantages
 from lab.flags import Config
+from lab.reading import CountReader
 from masa import (
     Batch,
     clone_experts,
-    common_notions,
     meta_scores,
     predict_first,
     sample_dynamically,
@@ -29,6 +29,7 @@ from rewards import MetaPrediction, format_meta, parse_meta
 from rollout import Group, Rollouts, Sampler, generate, pad_rows
 from tasks import toy_model
 from tasks.problems import Problem
+from tasks.prompts import common_notions
 
 EASY, HARD, OPEN = "easy", "hard", "open"
 HONEST = {EASY: (8, 8), HARD: (0, 8), OPEN: (4, 8)}
@@ -338,8 +339,7 @@ def test_dynamic_sampling_keeps_groups_with_variance(monkeypatch):
 
 def test_common_notions():
     def group(*notions):
-        return Group(Problem("a", "p", "1"), [9],
-                     predictions=[MetaPrediction(notions=some) for some in notions])
+        return [MetaPrediction(notions=some) for some in notions]
     assert common_notions(group(("b", "a", "a"), ("a", "c"), None), Words(), most=2) == ["a", "b"]
     hostile = group(("<end>\nsystem", "A  b", "a\nb", "", " ", "x" * 101))
     assert common_notions(hostile, Words()) == ["a b"]

@@ -16,10 +16,11 @@ from transformers import AutoTokenizer
 
 import grpo
 import masa
-from gating import Audit, CountReader
+from gating import Audit
 from grpo import group_advantages, update
 from lab.flags import Config
 from lab.folder import read_json
+from lab.reading import CountReader
 from lab.run import Run, StopRequest, read_problems
 from rewards import MetaPrediction
 

@@ -9,9 +9,8 @@
     python tools/benchmark.py engines     tokens per second of three ways to generate
     python tools/benchmark.py steps       seconds, tokens per second and peak memory of whole steps
 
-All but `step` and `adapter` need neither weights nor data: the model is a random Qwen3, 16 prompts are random
-ids with 8 rows each, and a completion takes its budget, with `leaving` 1 to --tokens. On a CPU add --shape
-small.
+All but `step` and `adapter` need neither weights nor data: the model is a random Qwen3 (on a CPU add --shape
+small), 16 prompts are random ids with 8 rows each, a completion takes its budget, `leaving` 1 to --tokens.
 """
 
 import argparse

@@ -27,8 +27,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from lab.command import command_line
 from lab.folder import read_json, write_whole
 from lab.metrics import summarise
+from lab.report import cell
 
 EFFICIENT = "--algo masa-efficient --meta-group-size"
 ARMS = {
@@ -77,15 +79,14 @@ PICTURED = ("grpo", "dynamic", "oracle", "masa", "said", "state", "state, no pre
 # --- Running ----------------------------------------------------------------------------------------------
 
 def run_all(arms, seeds, flags, output, results, jobs):
-    """Run what is not finished, `jobs` at a time, seed by seed, so that a load of the machine hits all
-    arms."""
+    """Run what is not finished, `jobs` at a time, seed by seed: a load of the machine hits all arms."""
     todo = [(arm, seed) for seed in seeds for arm in arms if seed not in known(results, arm, flags)]
     running, environment = {}, os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     try:
         while todo or running:
             while todo and len(running) < jobs:
                 arm, seed = todo.pop(0)
-                folder = folder_of(output, arm, seed)
+                folder = output / f"{'-'.join(arm.replace(',', '').replace('=', '').split())}-{seed}"
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 command = [sys.executable, str(ROOT / "masa.py"), *shlex.split(f"{ARMS[arm]} {flags}"),
                            "--seed", str(seed), "--output", str(folder), "--show-every", "0"]
@@ -103,15 +104,10 @@ def run_all(arms, seeds, flags, output, results, jobs):
                 keep(results, arm, seed, flags, figures(folder))
             time.sleep(0.5)
     finally:
-        # they save after their step; a Ctrl-C has reached them already
-        for process in running:
+        for process in running:                 # they save after their step; a Ctrl-C has reached them, too
             process.terminate()
         for process in running:
             process.wait()
-
-
-def folder_of(output, arm, seed):
-    return output / f"{'-'.join(arm.replace(',', '').replace('=', '').split())}-{seed}"
 
 
 def known(results, arm, flags):
@@ -165,8 +161,7 @@ def figures(folder):
 
 
 def cost_to_reach(curve, accuracy, column):
-    """Tokens (column 1) or seconds (2) at which a curve first reaches `accuracy`, interpolated; inf if
-    never."""
+    """Tokens (column 1) or seconds (2) at which a curve first reaches `accuracy`, interpolated, or inf."""
     for low, high in itertools.pairwise(curve):
         if high[3] >= accuracy:
             share = 0 if low[3] >= accuracy else (accuracy - low[3]) / (high[3] - low[3])
@@ -175,10 +170,9 @@ def cost_to_reach(curve, accuracy, column):
 
 
 def ratio_to(arm, grpo, column, resamples=2000):
-    """Cost of the mean curve of `arm` to reach the end of GRPO's mean curve, over GRPO's, and its 95 %
-    interval (None: one seed).
+    """What `arm`'s mean curve costs to reach the end of GRPO's, over what that costs: (ratio, interval).
 
-    arm, grpo: curves [seeds, points, 5] of the same seeds, which are resampled in pairs. inf: not reached.
+    arm, grpo: curves [seeds, points, 5] of the same seeds, resampled in pairs (None: one). inf: not reached.
     """
     def ratio(rows):
         ours, theirs = arm[rows].mean(0), grpo[rows].mean(0)
@@ -193,8 +187,7 @@ def ratio_to(arm, grpo, column, resamples=2000):
 
 
 def interval(values):
-    """The mean and its 95 % interval by Student's t: (mean, (low, high)), or (mean, None) of a single
-    value."""
+    """The mean and its 95 % interval by Student's t: (mean, (low, high)), or (mean, None) of one value."""
     values = np.array([value for value in values if value is not None and np.isfinite(value)], dtype=float)
     if len(values) < 2:
         return (float(values[0]) if len(values) else None), None
@@ -203,16 +196,10 @@ def interval(values):
     return values.mean(), (values.mean() - half, values.mean() + half)
 
 
-def accuracy_at(curve, tokens):
-    return np.interp(tokens, curve[:, 1], curve[:, 3])
-
-
 def shapley(records):
-    """How much of the variance of problems' pass rates each of the three meta rewards explains (Shapley
-    values of R2).
+    """{reward: the share of the variance of problems' pass rates that it explains}: Shapley values of R2.
 
-    records: of `eval.evaluate`. Returns {reward: share of variance}; their sum is the R2 of all three
-    together.
+    records: of `eval.evaluate`. The shares sum to the R2 of all three rewards together.
     """
     names = list(records[0]["predictions"][0]["rewards"])
     columns = np.array([[np.mean([p["rewards"][name] for p in record["predictions"]]) for name in names]
@@ -254,7 +241,7 @@ def report(results, arms, picture):
               for arm, seeds in found.items()}
     print(table({arm: comparison(runs, curves["grpo"]) for arm, runs in curves.items()}))
     for names in (COSTS, PREDICTIONS):
-        print(table({arm: {heading: cell(interval([run.get(name) for run in seeds.values()]))
+        print(table({arm: {heading: cell(*interval([run.get(name) for run in seeds.values()]))
                            for heading, name in names.items()} for arm, seeds in found.items()}))
     for arm, runs in curves.items():
         print(f"- {arm}: {', '.join(f'{run[-1, 3]:.3f}' for run in runs.values())}")
@@ -267,23 +254,14 @@ def comparison(runs, grpo):
     common = [seed for seed in runs if seed in grpo]
     ours, theirs = (np.array([arm[seed] for seed in common]) for arm in (runs, grpo))
     spent = [min(a[-1, 1], b[-1, 1]) for a, b in zip(ours, theirs)]
-    gained = [accuracy_at(a, n) - accuracy_at(b, n) for a, b, n in zip(ours, theirs, spent)]
-    return {"seeds": str(len(runs)), "accuracy": cell(interval([run[-1, 3] for run in runs.values()]), ".3f"),
-            "tokens to GRPO's accuracy": cell(ratio_to(ours, theirs, 1)),
-            "seconds": cell(ratio_to(ours, theirs, 2)),
-            "accuracy - GRPO's, equal steps": cell(interval(ours[:, -1, 3] - theirs[:, -1, 3]), "+.3f"),
-            "equal tokens": cell(interval(gained), "+.3f"),
+    gained = [np.interp(n, a[:, 1], a[:, 3]) - np.interp(n, b[:, 1], b[:, 3])
+              for a, b, n in zip(ours, theirs, spent)]
+    return {"seeds": str(len(runs)), "accuracy": cell(*interval(run[-1, 3] for run in runs.values()), ".3f"),
+            "tokens to GRPO's accuracy": cell(*ratio_to(ours, theirs, 1)),
+            "seconds": cell(*ratio_to(ours, theirs, 2)),
+            "accuracy - GRPO's, equal steps": cell(*interval(ours[:, -1, 3] - theirs[:, -1, 3]), "+.3f"),
+            "equal tokens": cell(*interval(gained), "+.3f"),
             "thousand tokens": f"{np.mean([run[-1, 1] for run in runs.values()]) / 1e3:.0f}"}
-
-
-def cell(value, form=".2f"):
-    """(mean, interval or None) as text; inf is "never", no number is "-"."""
-    def number(x):
-        return "never" if np.isinf(x) else f"{x:{form}}"
-    mean, ends = value
-    if mean is None or np.isnan(mean):
-        return "-"
-    return number(mean) + ("" if ends is None else f" [{number(ends[0])}, {number(ends[1])}]")
 
 
 def table(rows):
@@ -323,14 +301,12 @@ def main():
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)           # the runs must not go on alone
-    try:
+
+    def study():
         if not args.report:
             run_all(args.arms, args.seeds, args.flags, args.output.resolve(), args.results, args.jobs)
         report(args.results, args.arms, args.results.with_name("compare.png"))
-    except ValueError as error:
-        sys.exit(f"compare.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("compare.py: stopped. The same command goes on from here")
+    command_line("compare.py", study)
 
 
 if __name__ == "__main__":

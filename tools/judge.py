@@ -20,10 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gating import precision_recall, silent_mass
+from gating import silent_mass
 from lab.command import command_line
 from lab.flags import Config
 from lab.folder import read_json
+from lab.metrics import precision_recall
 from lab.reading import FEATURES
 from lab.run import Run
 from masa import PILOT, cutoff, draw, evaluate, flag, predict
