@@ -80,7 +80,10 @@ def main(arguments=None):
         sys.exit("The rows of a problem must stay together: no --shuffle_dataset, and a multiple of twice "
                  "--num_generations as --per_device_train_batch_size times --steps_per_generation")
     model, tokenizer = load_policy(script.model)
-    rows = paired_rows(load_problems(script.data), config.max_completion_length, config.seed)
+    problems = load_problems(script.data)
+    if any(problem.score for problem in problems):
+        sys.exit(f"{script.data} has a scoring of its own, which this example does not know")
+    rows = paired_rows(problems, config.max_completion_length, config.seed)
     if tokenizer.chat_template is None:                                     # a base model reads plain text
         rows = [row | {"prompt": "".join(part["content"] + "\n\n" for part in row["prompt"])} for row in rows]
     trainer = GRPOTrainer(model, [solution_reward, meta_reward], config, Dataset.from_list(rows),

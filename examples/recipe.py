@@ -12,13 +12,16 @@ import argparse
 import json
 import random
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import masa
-from lab.folder import read_json
+from lab.command import command_line
+from lab.flags import Config
+from lab.folder import RunFolder, read_json
 from lab.metrics import summarise
 
 ARMS = {"grpo": "--algo grpo", "masa": "--algo masa", "gate-state": "--algo masa-efficient --gate-by state",
@@ -50,10 +53,18 @@ def write_problems(out):
 
 
 def run(folder, done, *flags):
-    """The run in `folder`, begun or continued, unless the file `done` says that it has ended."""
-    if not (folder / done).exists():
-        resume = ["--resume"] if (folder / "metrics.jsonl").exists() else []
-        masa.main([*flags, "--output", str(folder), *resume])
+    """The run in `folder`, begun or continued, unless the file `done` and its steps say that it has ended.
+
+    Raises ValueError with one line if a run that has ended had other flags.
+    """
+    flags, steps = [*flags, "--output", str(folder)], folder / "metrics.jsonl"
+    taken = steps.read_text().count("\n") if steps.exists() else None
+    config = Config.parse(flags)
+    if taken is None or taken < config.steps or not (folder / done).exists():
+        return masa.main([*flags, *["--resume"] * (taken is not None)])
+    if taken > config.steps:
+        raise ValueError(f"{folder} has {taken} steps already: choose another --output, or --steps {taken}")
+    RunFolder(folder, asdict(config), resume=True).close()
 
 
 def figures(path):
@@ -103,4 +114,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    command_line("recipe.py", main)

@@ -72,3 +72,6 @@ def test_results_of_other_flags_are_refused(tmp_path):
     write(tmp_path / "study.json", masa=[GRPO])
     with pytest.raises(ValueError, match="no finished run of grpo"):
         compare.report(tmp_path / "study.json", ["masa"], tmp_path / "compare.png")
+    write(tmp_path / "study.json", grpo=[GRPO], masa=[])
+    with pytest.raises(ValueError, match="no finished run of these arms"):
+        compare.report(tmp_path / "study.json", ["masa", "state"], tmp_path / "compare.png")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def started(monkeypatch):
                  "right_unboxed": False} for i in range(4)]
         record = {"id": "a", "level": "", "problem": "?", "answer": "1", "completions": done,
                   "predictions": []}
-        (folder / "metrics.jsonl").touch()
+        (folder / "metrics.jsonl").write_text("{}\n" * config.steps)
+        (folder / "config.json").write_text(json.dumps(asdict(config)))
         for when in ("before", "after" if config.steps else "started"):
             (folder / f"{when}.json").write_text(json.dumps([record]))
     monkeypatch.setattr("recipe.masa.main", main)
@@ -60,3 +62,16 @@ def test_each_seed_starts_once_and_what_is_done_is_not_done_again(started, tmp_p
         (tmp_path / f"grpo-1/{when}.json").unlink()
     recipe.main(command)
     assert len(started) == 7 and started[-1].resume and started[-1].algo == "grpo"
+
+
+def test_more_steps_go_on_and_other_flags_are_no_runs_of_ours(started, tmp_path):
+    command = ["--model", "some", "--output", str(tmp_path), "--seeds", "0", "--arms", "grpo", "--steps"]
+    recipe.main([*command, "2"])
+    recipe.main([*command, "4"])
+    assert [(run.steps, run.resume) for run in started] == [(0, False), (2, False), (4, True)]
+    for flags, said in ((["3"], "has 4 steps already: choose another --output, or --steps 4"),
+                        (["4", "--learning-rate", "3e-5"], "learning.rate"),
+                        (["4", "--cold-start", "30"], "cold.start")):
+        with pytest.raises(ValueError, match=said):
+            recipe.main([*command, *flags])
+    assert len(started) == 3

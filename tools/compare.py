@@ -232,7 +232,10 @@ def report(results, arms, picture):
     stored = read_json(results) if results.exists() else {}
     if "grpo" not in stored:
         raise ValueError(f"{results} holds no finished run of grpo, which all else is compared with")
-    found = {arm: stored[arm]["seeds"] for arm in arms if arm in stored}
+    found = {arm: stored[arm]["seeds"] for arm in arms
+             if arm in stored and stored[arm]["seeds"].keys() & stored["grpo"]["seeds"].keys()}
+    if not found:
+        raise ValueError(f"{results} holds no finished run of these arms with a seed of grpo's")
     if "dynamic" in found:      # an oracle would have drawn the same groups, and solved no others
         found["oracle"] = {seed: {"curve": [(step, tokens - thrown, np.nan, accuracy, 0)
                                             for step, tokens, _, accuracy, thrown in run["curve"]]}
