@@ -3,9 +3,10 @@
     python examples/recipe.py --model FOLDER                an hour or two per seed on two cores
     python examples/recipe.py --model FOLDER --seeds 0      one seed
 
-For each seed a cold start, and from its checkpoint one run of each arm, all evaluated on the same problems.
-The same command goes on where it was interrupted, and prints the table of docs/real_models.md after each
-seed. Other flags are masa.py's, such as --bf16 True: half the time on a CPU that computes in bfloat16.
+For each seed a cold start, and from its checkpoint one run of each arm, all evaluated on the same problems;
+and what gates by hidden states and by words would know of the started model. The same command goes on where
+it was interrupted, and prints the table of docs/real_models.md after each seed. Other flags are masa.py's,
+such as --bf16 True: half the time on a CPU that computes in bfloat16.
 """
 
 import argparse
@@ -18,14 +19,23 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import masa
+import masa  # isort: skip  (first: it sets what torch reads when it is loaded)
+import numpy as np
+import torch
+
+from gating import silent_mass
+from lab.cold_start import in_batches
 from lab.command import command_line
 from lab.flags import Config
-from lab.folder import RunFolder, read_json
+from lab.folder import RunFolder, read_json, write_whole
 from lab.metrics import summarise
+from lab.policy import load_policy, pick_device
+from lab.reading import FEATURES, CountReader
+from rewards import ATTEMPTS
+from rollout import Group, Sampler
+from tasks.problems import load_problems
 
-ARMS = {"grpo": "--algo grpo", "masa": "--algo masa", "gate-state": "--algo masa-efficient --gate-by state",
-        "gate-words": "--algo masa-efficient --gate-by words"}
+ARMS = {"grpo": "--algo grpo", "masa": "--algo masa", "masa-0.3": "--algo masa --meta-weight 0.3"}
 COMMON = ("--max-new-tokens 48 --max-meta-tokens 64 --max-prompt-tokens 256 --problems-per-step 6 "
           "--group-size 8 --meta-group-size 4 --learning-rate 1e-5 --weight-decay 0 --warmup-steps 5 "
           "--eval-problems 48 --eval-every 0 --eval-samples 8 --show-every 10 --max-tokens 32768 "
@@ -67,6 +77,51 @@ def run(folder, done, *flags):
     RunFolder(folder, asdict(config), resume=True).close()
 
 
+def foretell(sampler, problems, seed):
+    """How well do hidden states, and words, say which problems a policy always or never solves?
+
+    Each problem is solved 8 times; a `CountReader` of four fifths of them gives z of the fifth. Returns the
+    share of silent groups, and of either reader: the AUC of z and its 95 % interval (resampled problems), the
+    share of problems with a z of at least 0.9, and the share of these that are silent (None: there are none).
+    """
+    torch.manual_seed(seed)
+    groups, rng = [Group(problem, [sampler.budget]) for problem in problems], np.random.default_rng(seed)
+    for batch in in_batches(groups, 6, "solving to judge gates", sampler):
+        sampler.solve(batch, ATTEMPTS)
+    counts, silent = [sum(group.correct) for group in groups], np.array([group.silent for group in groups])
+    fold, found = rng.permutation(len(groups)) % 5, {"silent": silent.mean()}
+
+    def auc(rows):
+        above = z[rows][silent[rows]][:, None] - z[rows][~silent[rows]]
+        return (above > 0).mean() + (above == 0).mean() / 2
+
+    for name in ("state", "words"):
+        features, z = FEATURES[name](sampler, groups), np.zeros(len(groups))
+        for part in range(5):
+            reader, known = CountReader(ATTEMPTS), np.flatnonzero(fold != part).tolist()
+            reader.add(features[known], [counts[i] for i in known])
+            reader.fit(200)
+            z[fold == part] = silent_mass(reader.probabilities(features[fold == part]))
+        resampled = [auc(rows) for rows in rng.integers(0, len(z), (1000, len(z)))]
+        flagged = z >= 0.9
+        found[name] = {"AUC": auc(slice(None)), "interval": [*np.nanquantile(resampled, [0.025, 0.975])],
+                       "flagged": flagged.mean(), "right": silent[flagged].mean() if any(flagged) else None}
+    return found
+
+
+def judge_gates(path, model, problems, flags):
+    """The figures of `foretell` for the policy in the folder `model`, from the file `path` if it is there."""
+    if not path.exists():
+        config = Config.parse(["--model", str(model), *flags])
+        device, dtype = pick_device(config.device), torch.bfloat16 if config.bf16 else torch.float32
+        policy, tokenizer = load_policy(config.model, device)
+        sampler = Sampler(policy, tokenizer, config.max_new_tokens, config.max_meta_tokens,
+                          max_tokens=config.max_tokens)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            write_whole(path, json.dumps(foretell(sampler, problems, config.seed)))
+    return read_json(path)
+
+
 def figures(path):
     """The figures of ROWS from one evaluation."""
     summary = summarise(read_json(path))
@@ -93,6 +148,7 @@ def main(arguments=None):
     parser.add_argument("--seeds", default=[0, 1, 2], type=int, nargs="+")
     parser.add_argument("--arms", default=["masa", "grpo"], choices=ARMS, nargs="+")
     parser.add_argument("--cold-start", default=90, type=int, help="problems of the cold start, twice")
+    parser.add_argument("--gate", default=210, type=int, help="problems to judge gates with; 0: none")
     parser.add_argument("--steps", default=40, type=int)
     args, others = parser.parse_known_args(arguments)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -111,6 +167,10 @@ def main(arguments=None):
                 str(args.output / "train.jsonl"), "--steps", str(args.steps), *ARMS[arm].split(), *common)
             columns[arm].append(figures(folder / "after.json"))
         print(f"\n{table(columns)}\n", flush=True)
+        if args.gate:
+            problems = load_problems(str(args.output / "train.jsonl"), limit=args.gate)
+            found = judge_gates(args.output / f"gate-{seed}.json", start / "checkpoint", problems, common)
+            print(f"gates of the started model: {found}\n", flush=True)
 
 
 if __name__ == "__main__":

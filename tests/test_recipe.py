@@ -4,14 +4,17 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import recipe
 
 from lab.flags import Config
+from tasks.problems import Problem
 
 
 def test_problems_are_all_different_and_right(tmp_path):
@@ -42,6 +45,7 @@ def started(monkeypatch):
         for when in ("before", "after" if config.steps else "started"):
             (folder / f"{when}.json").write_text(json.dumps([record]))
     monkeypatch.setattr("recipe.masa.main", main)
+    monkeypatch.setattr("recipe.judge_gates", lambda *_: None)
     monkeypatch.setitem(recipe.ROWS, "notion reward", "accuracy")           # no predictions here
     for row in ("predictions with a pass rate", "r of pass rate", "r of length"):
         monkeypatch.delitem(recipe.ROWS, row)
@@ -62,6 +66,27 @@ def test_each_seed_starts_once_and_what_is_done_is_not_done_again(started, tmp_p
         (tmp_path / f"grpo-1/{when}.json").unlink()
     recipe.main(command)
     assert len(started) == 7 and started[-1].resume and started[-1].algo == "grpo"
+
+
+def test_what_gates_foretell(monkeypatch, tmp_path):
+    """Every third problem is never solved, which its states say and its words do not."""
+    def solve(groups, size):
+        for group in groups:
+            group.correct = [int(group.problem.id) % 3 > 0 and i % 2 > 0 for i in range(size)]
+    sampler = SimpleNamespace(solve=solve, budget=8, progress=None)
+    problems = [Problem(str(i), "", "") for i in range(240)]
+    states = torch.tensor([[i % 3 == 0, i % 7] for i in range(240)]).float() * 9
+    monkeypatch.setitem(recipe.FEATURES, "state", lambda _, groups: states)
+    monkeypatch.setitem(recipe.FEATURES, "words", lambda _, groups: states[:, 1:])
+    found = recipe.foretell(sampler, problems, 0)
+    assert found["silent"] == pytest.approx(1 / 3) and found["state"]["AUC"] == 1.0
+    assert found["state"]["right"] == 1.0 and 0 < found["state"]["flagged"] <= 1 / 3 + 1e-9
+    low, high = found["words"]["interval"]
+    assert 0.3 < low < found["words"]["AUC"] < high < 0.6 and found["words"]["right"] is None
+    monkeypatch.setattr("recipe.load_policy", lambda name, device: (None, None))
+    monkeypatch.setattr("recipe.Sampler", lambda *_, **__: sampler)
+    again = [recipe.judge_gates(tmp_path / "gate.json", "model", problems, ["--device", "cpu"]) for _ in "ab"]
+    assert again[0] == again[1] == found
 
 
 def test_more_steps_go_on_and_other_flags_are_no_runs_of_ours(started, tmp_path):
