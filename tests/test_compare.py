@@ -25,6 +25,9 @@ def test_ratios_of_mean_curves():
     ratio, (low, high) = compare.ratio_to(fast, grpo, 1)
     assert ratio == pytest.approx(mean / 100) and (low, high) == pytest.approx((0.5, 1))
     assert compare.ratio_to(fast[:1], grpo[:1], 1) == (pytest.approx(0.5), None)
+    fast[1, :, 2] = np.nan                                              # the second pair was not timed
+    assert compare.ratio_to(fast, grpo, 2) == (pytest.approx(0.9), None)
+    assert np.isnan(compare.ratio_to(fast[1:], grpo[1:], 2)[0])
     flat = np.array([[*point[:3], 0.2, 0] for point in GRPO])[None]
     assert np.isnan(compare.ratio_to(flat, flat, 1)[0])                 # GRPO has learned nothing
 

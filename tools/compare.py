@@ -78,7 +78,7 @@ PICTURED = ("grpo", "dynamic", "oracle", "masa", "said", "state", "state, no pre
 
 # --- Running ----------------------------------------------------------------------------------------------
 
-def run_all(arms, seeds, flags, output, results, jobs):
+def run_all(arms, seeds, flags, output, results, jobs, timed):
     """Run what is not finished, `jobs` at a time, seed by seed: a load of the machine hits all arms."""
     todo = [(arm, seed) for seed in seeds for arm in arms if seed not in known(results, arm, flags)]
     running, environment = {}, os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -101,7 +101,7 @@ def run_all(arms, seeds, flags, output, results, jobs):
                 if process.returncode:
                     log = folder.with_suffix(".log")
                     raise ValueError(f"{arm}, seed {seed} ended with {process.returncode}: see {log}")
-                keep(results, arm, seed, flags, figures(folder))
+                keep(results, arm, seed, flags, figures(folder, timed))
             time.sleep(0.5)
     finally:
         for process in running:                 # they save after their step; a Ctrl-C has reached them, too
@@ -130,9 +130,9 @@ def keep(results, arm, seed, flags, found):
 
 # --- Reading ----------------------------------------------------------------------------------------------
 
-def figures(folder):
+def figures(folder, timed=True):
     """What a finished run has to say: {name: number or None}; "curve" is a list of (step, tokens, seconds,
-    accuracy of the held-out problems, tokens of problems that were thrown away)."""
+    accuracy of the held-out problems, tokens thrown away with their problems); seconds only if `timed`."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     before, after = (summarise(read_json(folder / f"{when}.json")) for when in ("before", "after"))
     sampled = np.cumsum([row["tokens"] + row.get("meta/tokens", 0) + row["tokens_wasted"] for row in rows])
@@ -157,7 +157,9 @@ def figures(folder):
                                                  "meta/correlation/length")}
     records = read_json(folder / "after.json")
     found |= {f"R2 of {name}": share for name, share in shapley(records).items()}
-    return found | {"curve": [[float(x) for x in point] for point in points]}
+    curve = [[None if column == 2 and not timed else float(x) for column, x in enumerate(point)]
+             for point in points]
+    return found | {"seconds": found["seconds"] if timed else None, "curve": curve}
 
 
 def cost_to_reach(curve, accuracy, column):
@@ -172,16 +174,20 @@ def cost_to_reach(curve, accuracy, column):
 def ratio_to(arm, grpo, column, resamples=2000):
     """What `arm`'s mean curve costs to reach the end of GRPO's, over what that costs: (ratio, interval).
 
-    arm, grpo: curves [seeds, points, 5] of the same seeds, resampled in pairs (None: one). inf: not reached.
+    arm, grpo: curves [seeds, points, 5] of the same seeds, resampled in pairs (None: one); pairs that were
+    not timed are left out. inf: not reached; nan: no pair, or GRPO's did not rise.
     """
+    timed = ~np.isnan(arm[:, -1, column] + grpo[:, -1, column])
+    arm, grpo = arm[timed], grpo[timed]
+
     def ratio(rows):
         ours, theirs = arm[rows].mean(0), grpo[rows].mean(0)
         whole = cost_to_reach(theirs, theirs[-1, 3], column)
-        return cost_to_reach(ours, theirs[-1, 3], column) / whole if whole else np.nan      # it did not rise
+        return cost_to_reach(ours, theirs[-1, 3], column) / whole if whole else np.nan
 
     everyone, rng = np.arange(len(arm)), np.random.default_rng(0)
     if len(everyone) < 2:
-        return ratio(everyone), None
+        return ratio(everyone) if len(everyone) else np.nan, None
     ratios = np.sort([ratio(rng.choice(everyone, len(everyone))) for _ in range(resamples)])
     return ratio(everyone), (ratios[int(0.025 * resamples)], ratios[int(0.975 * resamples) - 1])
 
@@ -240,7 +246,7 @@ def report(results, arms, picture):
         found["oracle"] = {seed: {"curve": [(step, tokens - thrown, np.nan, accuracy, 0)
                                             for step, tokens, _, accuracy, thrown in run["curve"]]}
                            for seed, run in found["dynamic"].items()}
-    curves = {arm: {int(seed): np.array(run["curve"]) for seed, run in seeds.items()}
+    curves = {arm: {int(seed): np.array(run["curve"], dtype=float) for seed, run in seeds.items()}
               for arm, seeds in found.items()}
     print(table({arm: comparison(runs, curves["grpo"]) for arm, runs in curves.items()}))
     for names in (COSTS, PREDICTIONS):
@@ -301,13 +307,15 @@ def main():
     parser.add_argument("--results", type=Path, default=ROOT / "docs/study.json", help="where figures are")
     parser.add_argument("--flags", default=STUDY, help="further flags of masa.py, for every run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each; 1 to time them")
+    parser.add_argument("--untimed", action="store_true", help="the machine is shared: keep no seconds")
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)           # the runs must not go on alone
 
     def study():
         if not args.report:
-            run_all(args.arms, args.seeds, args.flags, args.output.resolve(), args.results, args.jobs)
+            run_all(args.arms, args.seeds, args.flags, args.output.resolve(), args.results, args.jobs,
+                    timed=args.jobs == 1 and not args.untimed)
         report(args.results, args.arms, args.results.with_name("compare.png"))
     command_line("compare.py", study)
 
