@@ -39,7 +39,7 @@ ARMS = {"grpo": "--algo grpo", "masa": "--algo masa", "masa-0.3": "--algo masa -
 COMMON = ("--max-new-tokens 48 --max-meta-tokens 64 --max-prompt-tokens 256 --problems-per-step 6 "
           "--group-size 8 --meta-group-size 4 --learning-rate 1e-5 --weight-decay 0 --warmup-steps 5 "
           "--eval-problems 48 --eval-every 0 --eval-samples 8 --show-every 10 --max-tokens 32768 "
-          "--micro-batch-tokens 4096 --cutoff-min 24").split()
+          "--micro-batch-tokens 4096").split()
 LEVELS = {"up to 15": (1, 15), "up to 40": (1, 40), "10 to 99": (10, 99)}       # of both numbers
 SIZES = {"start": 60, "train": 120, "held-out": 16}                             # problems of each level
 ROWS = {"boxed": "completions/boxed", "accuracy": "accuracy", "groups without variance": None,

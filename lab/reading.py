@@ -63,7 +63,8 @@ class CountReader:
 
     def probabilities(self, features: Tensor) -> Tensor | None:
         """P(k of G right), k = 0..G, [N, G + 1], from features [N, D]; None before the first fit."""
-        return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
+        with torch.autocast("cpu", enabled=False):
+            return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
 
     def state_dict(self) -> dict:
         """What `load_state_dict` needs to go on, as tensors."""
