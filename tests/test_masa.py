@@ -538,7 +538,7 @@ def test_imitating_experts_trains_the_policy(tiny_policy, monkeypatch):
 def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
     whole = toy_model.warm_up
     monkeypatch.setattr(toy_model, "warm_up", lambda *args: whole(
-        *args, stages=dict(bare=5, clean=20, noisy=40)))
+        *args, stages=dict(bare=5, clean=10, noisy=20)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for algo in ("masa", "grpo"):
         train("--output", tmp_path / algo, "--algo", algo, "--steps", 3, "--eval-every", 2, "--eval-problems",

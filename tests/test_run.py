@@ -115,7 +115,7 @@ def test_killed_run_and_ctrl_c(tmp_path, problems):
         return subprocess.Popen([*command, "--output", str(tmp_path / name), *more], cwd=ROOT, text=True,
                                 env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    assert start("whole").wait(120) == 0
+    whole = start("whole")                  # beside the others, on the second core
     for number in (signal.SIGKILL, signal.SIGINT):
         name = number.name
         process = start(name)
@@ -129,7 +129,7 @@ def test_killed_run_and_ctrl_c(tmp_path, problems):
             assert process.returncode == 130 and "Go on with the same command and --resume" in said
             assert "Traceback" not in said
         assert start(name, "--resume").wait(120) == 0
-        assert same_end(tmp_path / name, tmp_path / "whole")
+        assert whole.wait(120) == 0 and same_end(tmp_path / name, tmp_path / "whole")
 
 
 def test_a_run_that_ran_out_of_memory_goes_on_with_less(tmp_path, problems, sometimes_right, monkeypatch):
