@@ -4,11 +4,11 @@ r"""Predictive gating and length cutoff: spend rollouts only where there is some
     read    skip a problem   if  z = P(0 of G right) + P(G of G right) >= 0.9               (ours)
     cutoff  stop a solution  at  2 * mean(l) tokens
 
-with p the predicted pass rates and l the predicted lengths of the problem (MASA, arXiv 2510.03259, Algorithm
-1). A group whose solutions are all right or all wrong has no variance, so no gradient: leaving it out saves
-its tokens and costs nothing, provided that the prediction is right. The paper asks the policy and lets
-unanimity decide; it does not say how near to 0 or 1 the mean has to be, and 1/16 is where it rounds to 0 or 8
-of 8. Ours is to read the mass z off the policy (lab/reading.py).
+for predicted pass rates p and lengths l of the problem (MASA, arXiv 2510.03259, Algorithm 1). A group whose
+solutions are all right or all wrong has no variance, so no gradient: leaving it out saves its tokens and
+costs nothing, if the prediction is right. The paper asks the policy and lets unanimity decide; how near to 0
+or 1 the mean has to be it does not say, and 1/16 is where it rounds to 0 or 8 of 8. Ours is to read z off the
+policy (lab/reading.py).
 
 All rules hide the evidence against them, since nobody sees what a skipped problem or the rest of a stopped
 solution would have been. `Audit` does the arithmetic for a random share that is looked at nevertheless, and
@@ -93,8 +93,8 @@ class Audit:
         self.flagged = self.hits = self.missed = 0.0
         self.recent = deque(maxlen=window)
 
-    def add(self, looks: list[bool], missed: int, share: float = 1.0, independent: list | None = None):
-        """Add a step. looks: was the rule right, for each case of a sample of this share?
+    def add(self, looks: list, missed: int, share: float = 1.0, independent: list | None = None) -> None:
+        """Add a step. looks: booleans, was the rule right? for each case of a sample of this share.
 
         missed: how many unflagged cases should have been flagged. independent: what `trusted` may count, one
         look of each problem where a problem has several, which agree too often; by default all looks.

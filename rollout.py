@@ -209,12 +209,13 @@ def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends, progre
                          use_cache=True)
         cache.batch_select_indices(copies)
     while len(rows):
+        def full(ids, scores, limit=width + limits[rows], **_):        # `generate` pads a row from there on
+            return ids.shape[1] >= limit
+
         left = int(limits[rows].max()) - done
         config = GenerationConfig(**{"do_sample": False} | sampling | fixed,
                                   max_new_tokens=min(STRIDE, left) if cache else left)
-        ended = lambda ids, scores, limit=width + limits[rows], **_: ids.shape[1] >= limit   # then padded
-        ids = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
-                             stopping_criteria=StoppingCriteriaList([ended]),
+        ids = model.generate(ids, config, attention_mask=mask, stopping_criteria=StoppingCriteriaList([full]),
                              **({"past_key_values": cache} if cache else {}))
         new = ids[:, width + done:]
         completion_ids[rows, done:done + new.shape[1]] = new

@@ -80,9 +80,10 @@ def run(folder, done, *flags):
 def foretell(sampler, problems, seed):
     """How well do hidden states, and words, say which problems a policy always or never solves?
 
-    Each problem is solved 8 times; a `CountReader` of four fifths of them gives z of the fifth. Returns the
-    share of silent groups, and of either reader: the AUC of z and its 95 % interval (resampled problems), the
-    share of problems with a z of at least 0.9, and the share of these that are silent (None: there are none).
+    sampler: a Sampler; problems: a list of Problem. Each is solved 8 times; a `CountReader` of four fifths
+    of them gives z of the fifth. Returns the share of silent groups, and of either reader: the AUC of z and
+    its 95 % interval (resampled problems), the share of problems with a z of at least 0.9, and the share of
+    these that are silent (None: there are none).
     """
     torch.manual_seed(seed)
     groups, rng = [Group(problem, [sampler.budget]) for problem in problems], np.random.default_rng(seed)
@@ -113,11 +114,12 @@ def judge_gates(path, model, problems, flags):
     """The figures of `foretell` for the policy in the folder `model`, from the file `path` if it is there."""
     if not path.exists():
         config = Config.parse(["--model", str(model), *flags])
-        device, dtype = pick_device(config.device), torch.bfloat16 if config.bf16 else torch.float32
+        device = pick_device(config.device)
+        bf16 = device.type == "cuda" if config.bf16 is None else config.bf16
         policy, tokenizer = load_policy(config.model, device)
         sampler = Sampler(policy, tokenizer, config.max_new_tokens, config.max_meta_tokens,
                           max_tokens=config.max_tokens)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             write_whole(path, json.dumps(foretell(sampler, problems, config.seed)))
     return read_json(path)
 
