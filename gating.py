@@ -80,13 +80,11 @@ class Audit:
     """How right is a rule that flags cases and never sees what would have become of most of them?
 
     Gating flags problems as groups without variance, the cutoff flags solutions as wrong. Of the flagged
-    cases a random share s is looked at, and each of these looks stands for 1/s cases; of the others
-    everything is known:
+    cases a random share s is looked at, each look standing for 1/s cases; of the others all is known:
 
         precision = hits / flagged        recall = hits / (hits + missed)        f1 = their harmonic mean
 
-    where `missed` are the unflagged cases that should have been flagged. `trusted` rests on the newest
-    `window` looks at different problems, since an old one tells little of a policy that has learned since.
+    `trusted` rests on the newest `window` looks, since old ones tell little of a policy that has learned.
     """
 
     def __init__(self, window: int = 64):

@@ -215,7 +215,8 @@ def sample_batch(model, ids, mask, limits, temperature, top_p, pad, ends, progre
         left = int(limits[rows].max()) - done
         config = GenerationConfig(**{"do_sample": False} | sampling | fixed,
                                   max_new_tokens=min(STRIDE, left) if cache else left)
-        ids = model.generate(ids, config, attention_mask=mask, stopping_criteria=StoppingCriteriaList([full]),
+        ids = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
+                             stopping_criteria=StoppingCriteriaList([full]),
                              **({"past_key_values": cache} if cache else {}))
         new = ids[:, width + done:]
         completion_ids[rows, done:done + new.shape[1]] = new
