@@ -11,14 +11,12 @@ from collections.abc import Iterable
 from jinja2 import TemplateError
 
 SOLUTION = "Reason step by step, and put the final answer in \\boxed{}."
-META_SYSTEM = "You predict how your own attempts at a problem will go. You do not solve it."
+META_SYSTEM = "Predict how your own attempts at a problem will go. Do not solve it."
 META = (
-    "Before anyone solves this problem, predict how your own solutions of it will go. First reason briefly "
-    "between <meta> and </meta>: what does it take, and where do you slip? Then write one JSON object with "
-    "three keys. "
-    '"math_notion": a list of concepts that your solution will use and the problem does not mention. '
-    '"pass_rate": of 8 attempts of yours, how many will be right, an integer from 0 to 8. '
-    '"solution_length": how many tokens one attempt will take, an integer from 1 to {budget}.')
+    "Reason briefly between <meta> and </meta>: what does it take, where do you slip? Then write a JSON "
+    'object with three keys. "math_notion": a list of concepts that you will use and the problem does not '
+    'mention. "pass_rate": how many of 8 attempts will be right, 0 to 8. '
+    '"solution_length": tokens of one attempt, 1 to {budget}.')
 HINT = "These concepts may help: {notions}."
 # Solved examples, for a cold start: each names in words what it uses, so that there is a notion to predict.
 EXAMPLES = (
