@@ -65,6 +65,8 @@ def test_a_report_of_what_there_is(tmp_path, capsys):
     assert rows["dynamic"][1:6] == ["1", "0.700", "0.50", "0.90", "+0.100"]
     assert rows["oracle"][3:5] == ["0.30", "-"]             # 60 - 30 and 40 - 10 of 100
     assert (tmp_path / "compare.png").stat().st_size > 10_000
+    compare.report(tmp_path / "study.json", ["dynamic"], tmp_path / "compare.png")         # a part of it
+    assert rows["dynamic"] in [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
 
 
 def test_results_of_other_flags_are_refused(tmp_path):

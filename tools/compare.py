@@ -60,6 +60,8 @@ ARMS = {
     "words, lean": f"{EFFICIENT} 0 --no-refill --gate-by words",
     "state, no cutoff": f"{EFFICIENT} 4 --no-cutoff",
     "state, masked cuts": f"{EFFICIENT} 4 --mask-cut",
+    "state, always cut": f"{EFFICIENT} 4 --cutoff-trust 0",
+    "state, always cut, masked": f"{EFFICIENT} 4 --cutoff-trust 0 --mask-cut",
     "state, cloned": f"{EFFICIENT} 4 --clone",
     "masa, M = 4": "--algo masa --meta-group-size 4",
     "masa, shuffled": "--algo masa --meta-reward shuffled",
@@ -247,8 +249,9 @@ def report(results, arms, picture):
                                             for step, tokens, _, accuracy, thrown in run["curve"]]}
                            for seed, run in found["dynamic"].items()}
     curves = {arm: {int(seed): np.array(run["curve"], dtype=float) for seed, run in seeds.items()}
-              for arm, seeds in found.items()}
-    print(table({arm: comparison(runs, curves["grpo"]) for arm, runs in curves.items()}))
+              for arm, seeds in {**found, None: stored["grpo"]["seeds"]}.items()}
+    grpo = curves.pop(None)             # also where its rows are not asked for
+    print(table({arm: comparison(runs, grpo) for arm, runs in curves.items()}))
     for names in (COSTS, PREDICTIONS):
         print(table({arm: {heading: cell(*interval([run.get(name) for run in seeds.values()]))
                            for heading, name in names.items()} for arm, seeds in found.items()}))
