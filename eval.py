@@ -21,7 +21,7 @@ import torch
 
 from lab.evaluation import command
 from lab.flags import EvalConfig
-from lab.report import SampledCount, progress_bar
+from lab.report import TokenCount, progress_bar
 from rewards import meta_rewards
 from rollout import Group, Sampler
 from tasks.grader import last_boxed
@@ -49,7 +49,7 @@ def evaluate(sampler: Sampler, problems: list[Problem], samples: int, metas: int
     per_batch = max(1, (sampler.max_tokens or 32_768) // (max(samples, metas) * (sampler.budget + 128)))
     with progress_bar(len(problems) + sum(others), description, "problem", leave=False,
                       initial=len(records) + others[0]) as bar:
-        sampler.progress = SampledCount(bar)
+        sampler.progress = TokenCount(bar)
         while len(records) < len(problems):
             batch = problems[len(records):len(records) + per_batch]
             if seed is not None:

@@ -8,7 +8,7 @@ for predicted pass rates p and lengths l of the problem (MASA, arXiv 2510.03259,
 solutions are all right or all wrong has no variance, so no gradient: leaving it out saves its tokens and
 costs nothing, if the prediction is right. The paper asks the policy and lets unanimity decide; how near to 0
 or 1 the mean has to be it does not say, and 1/16 is where it rounds to 0 or 8 of 8. Ours is to read z off the
-policy (lab/reading.py).
+policy: off its probabilities where it names a number, or off its hidden states (lab/reading.py gets both).
 
 All rules hide the evidence against them, since nobody sees what a skipped problem or the rest of a stopped
 solution would have been. `Audit` does the arithmetic for a random share that is looked at nevertheless, and
@@ -20,6 +20,10 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 from numbers import Integral
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 ATTEMPTS = 8                                # a predicted pass rate is a count of right attempts out of 8
 GATE_STD, GATE_MARGIN = 0.1, 1 / 16         # of pass rates as shares, in [0, 1]
@@ -45,9 +49,42 @@ def should_skip(pass_rates: Iterable[int | None], std: float = GATE_STD, margin:
     return mean < margin or mean > 1 - margin
 
 
-def silent_mass(probabilities):
-    """z = P(none of G is right) + P(all are); probabilities: a tensor [..., G + 1], however it was read."""
+def silent_mass(probabilities: Tensor) -> Tensor:
+    """z = P(none of G is right) + P(all are), [...], of P(k of G right) [..., G + 1], however it was read."""
     return probabilities[..., 0] + probabilities[..., -1]
+
+
+def number_mass(logits: Tensor, numbers: Tensor) -> Tensor:
+    """z where M predictions of a problem name its pass rate: the mean over M, a scalar.
+
+    logits: [M, V], of the token that names it. numbers: [M, 9], the ids of the tokens that would name 0..8.
+    """
+    return silent_mass(logits.gather(1, numbers).softmax(-1)).mean()
+
+
+def fit_counts(inputs: Tensor, counts: Tensor, weight: Tensor, start: Tensor, ridge: float = 5.0,
+               iterations: int = 20) -> Tensor:
+    """Softmax regression from what is read of a problem to how many of its G solutions will be right.
+
+    inputs: [N, D + 1], D standardised features and a one, such as hidden states of the policy at the last
+    token of a prompt. counts: [N], of right solutions; each counts `weight` [N]. start: [D + 1, G + 1], the
+    last result, or zeros. Returns weights of that shape by L-BFGS: P(k of G right) is softmax(inputs @ them).
+    Groups without variance are labels like others: cross-entropy on the count is a proper score, where
+    r_difficulty elicits little more than the mode. `ridge` is a prior: few groups are not to say much.
+    """
+    weights = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=iterations, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weight @ F.cross_entropy(inputs @ weights, counts, reduction="none")
+        loss = (loss + ridge * weights[:-1].square().sum()) / weight.sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):     # bfloat16 is too coarse for it
+        optimizer.step(closure)
+    return weights.detach()
 
 
 def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, minimum: int = 1) -> int:

@@ -143,13 +143,14 @@ def grpo_loss(logprobs: Tensor, old_logprobs: Tensor | None, advantages: Tensor,
 
 def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: Tensor, *, epochs: int = 1,
            minibatches: int = 1, weight: float = 1.0, max_tokens: int = 1, aggregation: str = "token",
-           beta: float = 0.0, reference: Module | None = None, micro_batch_tokens: int = 8192,
+           beta: float = 0.0, reference: Module | None = None, micro_batch_tokens: int = 8192, progress=None,
            temperature: float = 1.0, dtype: torch.dtype = torch.float32, **clip: float) -> dict[str, float]:
     """Train `policy` on B rollouts with advantages [B]: epochs * minibatches steps. Returns metrics.
 
     Rows of zero advantage count in the denominator, which `weight` multiplies, but have no gradient without
-    beta and are not computed. micro_batch_tokens: see `forward`; dtype: of autocast; the rest: of
-    `grpo_loss`. Raises NotFinite in place of an optimiser step that would spoil the weights.
+    beta and are not computed. micro_batch_tokens: see `forward`; progress: told the rows and the tokens of
+    each micro-batch; dtype: of autocast; the rest: of `grpo_loss`. Raises NotFinite in place of an optimiser
+    step that would spoil the weights.
     """
     lengths, sums, norms = rollouts[3].sum(1).tolist(), Counter(), []
     active = {row for row, advantage in enumerate(advantages.tolist()) if beta or advantage != 0}
@@ -171,6 +172,8 @@ def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: T
                 spoiled += [] if loss.isfinite() else rows
                 counts |= {"loss": loss.detach(), "entropy": entropy.sum(), "tokens": mask.sum()}
                 sums.update({name: count.item() for name, count in counts.items()})
+                if progress:
+                    progress(len(rows), int(mask.sum()))
             norms.append(apply_gradients(policy, optimizer))
             if not math.isfinite(norms[-1]):        # if all losses are finite, gradients added up to inf
                 raise NotFinite(sorted(spoiled or chosen))

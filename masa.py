@@ -23,7 +23,7 @@ from eval import evaluate
 from gating import length_budget, should_skip, silent_mass
 from grpo import NotFinite, group_advantages, imitate, update
 from lab.flags import Config
-from lab.reading import FEATURES, number_mass
+from lab.reading import FEATURES, mass_of_numbers
 from lab.run import Run
 from rewards import REWARDS, correct_expert, format_meta, meta_rewards
 from rollout import Group, Sampler, concat, finished_ids, pad_rows
@@ -225,7 +225,7 @@ def flag(sampler: Sampler, groups: list[Group], run: Run) -> None:
                 rates = [p.pass_rate for p in group.predictions]
                 group.flagged = should_skip(rates, config.gate_std, config.gate_margin)
             else:                                               # ours: the probabilities behind what is said
-                group.flagged = number_mass(sampler, group) >= config.gate_mass
+                group.flagged = mass_of_numbers(sampler, group) >= config.gate_mass
 
 
 def cutoff(group: Group, run: Run, cutting: bool) -> int:

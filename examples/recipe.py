@@ -42,7 +42,8 @@ COMMON = ("--max-new-tokens 48 --max-meta-tokens 64 --max-prompt-tokens 256 --pr
           "--micro-batch-tokens 4096").split()
 LEVELS = {"up to 15": (1, 15), "up to 40": (1, 40), "10 to 99": (10, 99)}       # of both numbers
 SIZES = {"start": 60, "train": 120, "held-out": 16}                             # problems of each level
-ROWS = {"boxed": "completions/boxed", "accuracy": "accuracy", "groups without variance": None,
+ROWS = {"boxed": "completions/boxed", "accuracy": "accuracy",
+        "groups without variance": "frac_reward_zero_std",
         "predictions with a pass rate": "meta/valid/pass_rate", "notion reward": "meta/reward/notion",
         "r of pass rate": "meta/correlation/pass_rate", "r of length": "meta/correlation/length"}
 
@@ -127,8 +128,7 @@ def judge_gates(path, model, problems, flags):
 def figures(path):
     """The figures of ROWS from one evaluation."""
     summary = summarise(read_json(path))
-    silent = summary["frac_always_right"] + summary["frac_never_right"]
-    return {row: silent if name is None else summary[name] for row, name in ROWS.items()}
+    return {row: summary[name] for row, name in ROWS.items()}
 
 
 def table(columns):

@@ -17,7 +17,7 @@ import torch
 
 from grpo import NotFinite, imitate
 from lab.flags import LORA_RATE
-from lab.report import SampledCount, progress_bar
+from lab.report import TokenCount, progress_bar
 from rewards import ATTEMPTS, MetaPrediction, correct_expert, format_meta, notion_reward
 from rollout import Group, Sampler, finished_ids, pad_rows
 from tasks.grader import last_boxed
@@ -137,7 +137,7 @@ def in_batches(rows, size, description, sampler=None):
     """Batches of `size` rows, with a bar that moves after each, and shows what `sampler` samples."""
     with progress_bar(len(rows), description, "row", leave=False) as bar:
         if sampler:
-            sampler.progress = SampledCount(bar)
+            sampler.progress = TokenCount(bar)
         for start in range(0, len(rows), size):
             yield rows[start:start + size]
             bar.update(len(rows[start:start + size]))

@@ -16,6 +16,7 @@ from rewards import ATTEMPTS, REWARDS
 from tasks.grader import last_boxed
 
 RESAMPLES = 2000
+MOST_LEVELS = 8                 # whose accuracies are told; more say little of each, and fill the screen
 FIELDS = ("notions", "pass_rate", "solution_length")       # of a prediction
 FORM = ("boxed", "right_unboxed")       # of a completion, see `eval.completions_of`; older records lack them
 
@@ -118,7 +119,8 @@ def figures(record, sizes):
     """The figures of one problem that are averaged over problems, pass@k for k in `sizes`: {name: number}."""
     done, hinted, said = (record.get(part) for part in ("completions", "hinted", "predictions"))
     rate, right = mean(done, "correct"), sum(completion["correct"] for completion in done)
-    values = {"accuracy": rate, "frac_always_right": float(rate == 1), "frac_never_right": float(rate == 0)}
+    values = {"accuracy": rate, "frac_always_right": float(rate == 1), "frac_never_right": float(rate == 0),
+              "frac_reward_zero_std": float(rate in (0, 1))}
     values |= {f"completions/{name}": mean(done, name) for name in FORM if name in done[0]}
     values |= {f"pass@{k}": pass_at_k(len(done), right, k) for k in sizes}
     values["completions/mean_length"] = mean(done, "length")
@@ -155,7 +157,8 @@ def summarise(records, gate_std=GATE_STD, gate_margin=GATE_MARGIN):
     for record, rate in zip(records, values["accuracy"]):
         accuracy.setdefault(record["level"] or "all", []).append(rate)
     summary = {"accuracy": float(values["accuracy"].mean())}
-    summary |= {f"accuracy/{level}": float(np.mean(accuracy[level])) for level in sorted(accuracy)}
+    summary |= {f"accuracy/{level}": float(np.mean(accuracy[level])) for level in sorted(accuracy)
+                if len(accuracy) <= MOST_LEVELS}
     summary |= {name: float(column.mean()) for name, column in values.items()}
     if "meta/reward" in values:
         for name, pairs in zip(("pass_rate", "length"), awareness(records)):

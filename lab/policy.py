@@ -19,6 +19,7 @@ LARGE = 1e9                     # parameters, from which on a CPU is no use
 # The default on Hopper cards since torch 2.11; its gradients can be nan with a mask (pytorch issue 196678).
 torch.backends.cuda.enable_cudnn_sdp(False)
 transformers.logging.disable_progress_bar()     # that of writing a checkpoint would break the bar of the run
+transformers.logging.set_verbosity_error()      # missing weights are an error here, and told in one line
 
 HUB_ID = r"[^./~][^/]*(/[^/]*)?"
 
@@ -34,7 +35,8 @@ def check_name(name, lora_rank=0):
         need_peft("--lora-rank")
     if name == "toy":
         return
-    if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
+    weights = any(folder.glob("*.safetensors"))
+    if folder.suffix == ".gguf" or (any(folder.glob("*.gguf")) and not weights):
         fault = "in GGUF, the format of llama.cpp: give the folder or hub id that it was made from"
     elif (not folder.is_dir() and (folder.is_file() or not re.fullmatch(HUB_ID, str(name)))) or not name:
         fault = "neither toy, nor a folder, nor a model id of the hub (owner/name)"
@@ -47,9 +49,13 @@ def check_name(name, lora_rank=0):
         except ValueError as error:
             raise ValueError(f"model {name} is an adapter, and its base {error}") from None
         return
-    elif not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
+    elif any(folder.glob("*.bin")) and not weights:
+        fault = ("a folder with weights in *.bin, which may hold code and are not read: save them with "
+                 "transformers' save_pretrained, as *.safetensors")
+    elif not (folder / "config.json").exists() or not weights:
         inside = [f": did you mean {found}?" for found in sorted(folder.glob("checkpoint*"))]
-        fault = f"a folder without config.json or without weights (*.safetensors){''.join(inside[-1:])}"
+        lacks = "weights (*.safetensors)" if (folder / "config.json").exists() else "config.json"
+        fault = f"a folder without {lacks}{''.join(inside[-1:])}"
     elif not any(folder.glob("*token*")) and not any(folder.glob("*vocab*")):
         fault = "a folder without a tokenizer: add the tokenizer files of the model that it was trained from"
     if fault:
@@ -80,6 +86,8 @@ def load_policy(name, device="cpu", trust_remote_code=False, lora_rank=0, seed=0
     source, words = base or name, name if any(Path(name).glob("tokenizer*")) else base or name
     try:
         config = without_noise(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
+        if type(config) not in AutoModelForCausalLM._model_mapping and not trust_remote_code:
+            raise ValueError(f"it is of type {config.model_type!r}, which is no causal language model")
         tokenizer = AutoTokenizer.from_pretrained(words, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
@@ -163,9 +171,10 @@ def tokens_at_once(given, device):
 
 
 def check_size(name, config, device, bytes_each, what):
-    """Refuses, with a ValueError of one line, a model that is too large for the device. Reads no weights.
+    """Refuses, with a ValueError of one line, a model that is too large for the machine. Reads no weights.
 
-    bytes_each: how many are needed for a parameter, and `what` for: 16 for training, 2 or 4 for sampling.
+    bytes_each: how many the device needs for a parameter, and `what` for: 16 for training, 2 or 4 for
+    sampling. Main memory needs 4, since `load_policy` reads all weights in float32.
     """
     if name == "toy":
         return
@@ -178,11 +187,12 @@ def check_size(name, config, device, bytes_each, what):
     if device.type == "cpu" and parameters > LARGE and config.device != "cpu":      # else it was asked for
         raise ValueError(f"{name} has {parameters / 1e9:.1f} billion parameters and there is no GPU: "
                          "choose a smaller model, or add --device cpu and have patience")
-    size, memory = parameters * bytes_each, memory_of(device)
-    if size > 0.9 * memory:
-        raise ValueError(f"{name} needs {size / 2**30:.0f} GiB for {what} ({bytes_each} bytes for each of "
-                         f"{parameters / 1e9:.1f} billion parameters), and there are {memory / 2**30:.0f}: "
-                         "choose a smaller model")
+    for place, each, why in ((device, bytes_each, what), (torch.device("cpu"), 4, "loading its weights")):
+        size, memory = parameters * each, memory_of(place)
+        if size > 0.9 * memory:
+            raise ValueError(f"{name} needs {size / 2**30:.0f} GiB for {why} ({each} bytes for each of "
+                             f"{parameters / 1e9:.1f} billion parameters), and there are "
+                             f"{memory / 2**30:.0f}: choose a smaller model")
 
 
 def keep_fitting(problems, tokenizer, longest, budget, thinking=False):

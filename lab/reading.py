@@ -1,6 +1,7 @@
 """What gating reads instead of asking (ours): features of problems, what they foretell, odds behind words.
 
-Reading costs no sampled token: a prompt is read once for `states`, a prediction once more for `number_mass`.
+Reading costs no sampled token: a prompt is read once for `states`, a prediction once more for
+`mass_of_numbers`.
 """
 
 import re
@@ -11,24 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gating import silent_mass
+from gating import fit_counts, number_mass
 from grpo import head_of
 from rollout import Group, Sampler, pad_rows, positions, sampling_mode
 from tasks.prompts import encode, solution_messages
 
 
 class CountReader:
-    """Softmax regression from features of a problem to how many of its G solutions will be right.
+    """How many of a problem's G solutions will be right, by `gating.fit_counts` of the groups until now.
 
-    Every solved group is a label, those without variance included: cross-entropy on the observed count is a
-    proper score, where r_difficulty elicits little more than the mode. Features: [N, D] floats on the CPU,
-    such as hidden states of the policy at the last token of a prompt, detached. They age as the policy
-    learns: a group weighs decay ** age, in steps, and only the newest `window` steps count. `ridge` is a
-    prior on the weights: the fewer the groups, the less it lets them say.
+    Features: [N, D] floats on the CPU, detached. They age as the policy learns: a group weighs
+    decay ** age, in steps, and only the newest `window` steps count.
     """
 
-    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97, ridge: float = 5.0):
-        self.size, self.decay, self.ridge = group_size + 1, decay, ridge
+    def __init__(self, group_size: int, window: int = 40, decay: float = 0.97):
+        self.size, self.decay = group_size + 1, decay
         self.steps, self.weights = deque(maxlen=window), None   # of each step (features, counts)
 
     def add(self, features: Tensor, counts: list[int]) -> None:
@@ -36,27 +34,15 @@ class CountReader:
         self.steps.append((features, torch.tensor(counts)))
 
     def fit(self, iterations: int = 20) -> None:
-        """Fit the groups that there are, by L-BFGS from the last solution."""
+        """Fit the groups that there are, from the last solution."""
         features, counts = (torch.cat(column) for column in zip(*self.steps))
         weight = torch.cat([torch.full(row.shape, self.decay ** (len(self.steps) - i))
                             for i, (_, row) in enumerate(self.steps)])
         self.mean = features.mean(0)
         self.std = features.std(0).nan_to_num(0.0).clamp(min=1e-6)              # nan: of a single problem
         inputs = self.inputs(features)
-        weights = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
-        weights.requires_grad_()
-        optimizer = torch.optim.LBFGS([weights], max_iter=iterations, line_search_fn="strong_wolfe")
-
-        def closure():
-            optimizer.zero_grad()
-            loss = weight @ F.cross_entropy(inputs @ weights, counts, reduction="none")
-            loss = (loss + self.ridge * weights[:-1].square().sum()) / weight.sum()
-            loss.backward()
-            return loss
-
-        with torch.enable_grad(), torch.autocast("cpu", enabled=False):     # bfloat16 is too coarse for it
-            optimizer.step(closure)
-        self.weights = weights.detach()
+        start = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
+        self.weights = fit_counts(inputs, counts, weight, start, iterations=iterations)
 
     def inputs(self, features: Tensor) -> Tensor:
         return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)
@@ -82,13 +68,13 @@ def states(sampler: Sampler, groups: list[Group]) -> Tensor:
     """Hidden states of four layers at the last token of each problem's prompt: [N, D], on the CPU.
 
     What the policy knows about a problem before it writes a token. D is four times the hidden size: 32 KB a
-    problem for Qwen3-1.7B, 21 MB for the 640 of a `CountReader`.
+    problem for Qwen3-1.7B, 21 MB for the 640 of a `CountReader` (8B and the 5,120 of preset paper: 335 MB).
     """
     chats = [solution_messages(group.problem.text) for group in groups]
     prompts = [encode(sampler.tokenizer, chat, sampler.thinking) for chat in chats]
     sampler.prefilled += sum(map(len, prompts))
     ids, mask = pad_rows(prompts, left=True, device=sampler.policy.device)
-    size = max(1, (sampler.max_tokens or ids.numel()) // ids.shape[1] // 8)     # states outweigh tokens
+    size = max(1, (sampler.max_tokens or 64 * ids.numel()) // ids.shape[1] // 64)   # all layers are in memory
     found = []
     for i in range(0, len(ids), size):
         part = read(sampler.policy, ids[i:i + size], mask[i:i + size], output_hidden_states=True)
@@ -99,8 +85,8 @@ def states(sampler: Sampler, groups: list[Group]) -> Tensor:
 
 
 @torch.no_grad()
-def number_mass(sampler: Sampler, group: Group) -> float:
-    """z by the policy's distribution over 0..8 where predictions name the pass rate; else 0.0."""
+def mass_of_numbers(sampler: Sampler, group: Group) -> float:
+    """`gating.number_mass` of a group's predictions, those that name a pass rate; 0.0 if none does."""
     sampled = [ids[keep] for ids, keep in zip(group.metas.completion_ids, group.metas.mask)]
     places = [number_place(sampler.tokenizer, ids) for ids in sampled]
     found = [(row, *place) for row, place in enumerate(places) if place]
@@ -113,7 +99,7 @@ def number_mass(sampler: Sampler, group: Group) -> float:
     before = torch.tensor(columns, device=ids.device) + part.prompt_ids.shape[1] - 1
     hidden = read(sampler.policy, ids, mask).last_hidden_state[torch.arange(len(rows)), before]
     logits = head_of(sampler.policy)(hidden).float()
-    return silent_mass(logits.gather(1, torch.tensor(numbers, device=ids.device)).softmax(-1)).mean().item()
+    return number_mass(logits, torch.tensor(numbers, device=ids.device)).item()
 
 
 def number_place(tokenizer, ids: Tensor) -> tuple[int, list[int]] | None:

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from lab.metrics import averages, bootstrap, paired, per_problem, summarise
 
 DETAILS = ("pass@", "meta/error", "meta/gating")            # not in the table of a training run
-CURE = "--cold-start 250 first teaches these formats, on twice 250 problems and from the model's own text"
+CURE = ("--cold-start 250, in another --output, first teaches these formats from the model's own text (on "
+        "twice 250 problems: with fewer than 500, give less)")
 FEW = 0.5       # share of boxed solutions, or of readable predictions, below which a run says what to do
 
 
@@ -144,19 +145,23 @@ def progress_bar(total, description, unit, **settings):
                 mininterval=0.1 if sys.stdout.isatty() else 15, **settings)
 
 
-class SampledCount:
-    """A `Sampler.progress` that shows in a bar what was sampled, so that a slow model gives signs of life."""
+class TokenCount:
+    """Shows in a bar how many rollouts and tokens are done, so that a slow model gives signs of life.
 
-    def __init__(self, bar):
+    It is what `Sampler.progress` and `grpo.update` call. doing: in words; total: rollouts to come, if known.
+    """
+
+    def __init__(self, bar, doing="", total=None):
         self.bar, self.rollouts, self.tokens = bar, 0, 0
+        self.doing, self.of = doing, f" of {total:,}" if total else ""
         self.started = self.shown = time.perf_counter()
 
     def __call__(self, rollouts, tokens):
         now, self.rollouts, self.tokens = time.perf_counter(), self.rollouts + rollouts, self.tokens + tokens
         if not self.bar.disable and now - self.shown >= self.bar.mininterval:
             self.shown = now
-            self.bar.set_postfix_str(f"{self.rollouts:,} rollouts, {self.tokens:,} tokens, "
-                                     f"{self.tokens / (now - self.started):,.0f} tokens/s")
+            self.bar.set_postfix_str(f"{self.doing}{self.rollouts:,}{self.of} rollouts, {self.tokens:,} "
+                                     f"tokens, {self.tokens / (now - self.started):,.0f} tokens/s")
 
 
 def step_line(metrics):

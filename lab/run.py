@@ -187,7 +187,8 @@ class Run:
         return dict(epochs=config.inner_epochs, minibatches=config.minibatches, beta=config.beta,
                     aggregation=config.aggregation, max_tokens=config.max_new_tokens, dtype=self.dtype,
                     clip_low=config.clip_low, clip_high=config.clip_high, reference=self.reference,
-                    temperature=config.temperature, micro_batch_tokens=config.micro_batch_tokens)
+                    temperature=config.temperature, micro_batch_tokens=config.micro_batch_tokens,
+                    progress=report.TokenCount(self.bar, "updating the policy: "))
 
     def skip_update(self, batch, rows):
         """The metrics of an update that was left out, since the gradient of `rows` is not finite. Says so."""
@@ -205,7 +206,8 @@ class Run:
         """The numbers of the steps to take, each seeded; evaluates before the first and after the last."""
         config = self.config
         if self.held_out and self.fresh:
-            self.folder.write_json("before.json", self.examine("before training"))
+            if not (self.path / "before.json").exists():        # it does if the run was stopped soon after
+                self.folder.write_json("before.json", self.examine("before training"))
             before = read_json(self.path / "before.json")
             report.print_table({"before": before})
             for line in report.missing_formats(summarise(before), config) if not config.cold_start else ():
@@ -222,7 +224,10 @@ class Run:
             self.learning_rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
-            self.sampler.progress = report.SampledCount(self.bar)
+            rows = config.group_size + (config.meta_group_size if config.algo == "masa" else 0)
+            known = config.algo != "masa-efficient" and not config.dynamic_sampling
+            self.sampler.progress = report.TokenCount(
+                self.bar, total=config.problems_per_step * rows if known else None)
             yield step
             self.broken = self.broken if self.broken > broken else 0
         self.bar.close()

@@ -25,7 +25,7 @@ from tasks import livecodebench, sandbox
 from tasks.grader import last_boxed, pairs, read, readings, trees, without_label, without_units
 
 # isort: off
-from tasks.problems import (GYM, READERS, Problem, answer_of, is_generated, load_problems, problem_of,
+from tasks.problems import (COMMA, GYM, READERS, Problem, answer_of, is_generated, load_problems, problem_of,
                             read_file, read_hub, short_name)
 # isort: on
 
@@ -282,7 +282,7 @@ def load_sets(sources, limit=None, allow_code_execution=False):
 def separate(sources):
     """The sources in a text with commas: option=value belongs to the reasoning-gym task before it."""
     parts = []
-    for part in map(str.strip, sources.split(",")):
+    for part in map(str.strip, re.split(COMMA, sources)):
         name, equals, _ = part.partition("=")
         if parts and parts[-1].startswith(GYM) and equals and name.isidentifier() and name not in BENCHMARKS:
             parts[-1] += f",{part}"

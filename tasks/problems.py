@@ -24,6 +24,7 @@ from tasks.grader import equal, grade, last_boxed
 
 MAX_CHARACTERS = 100_000        # of a problem; the tokens of its prompt are limited by the trainer
 GYM = "reasoning-gym:"          # what its tasks begin with
+COMMA = r",(?![^\[]*\])"       # between its options; a list of them has commas of its own
 MISSING = ("", "nan", "<na>", "n/a", "none", "null", "inf", "-inf")         # what stands where no answer is
 
 

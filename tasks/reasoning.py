@@ -15,10 +15,9 @@ from dataclasses import fields
 from functools import partial
 
 from tasks.grader import equal, last_boxed
-from tasks.problems import GYM, MAX_CHARACTERS, Problem, one_line
+from tasks.problems import COMMA, GYM, MAX_CHARACTERS, Problem, one_line
 
 DEFAULT_SIZE = 1000
-MOST_LEVELS = 8                 # of one set; more say nothing, and fill the screen
 MAX_ANSWER = 10_000             # characters that are given to a task's scoring
 NUMBER = r"[-+−]?\d+(?:,\d{3})*(?:\.\d+)?"
 TASKS = frozenset("""
@@ -46,17 +45,20 @@ def load(source, split="train", limit=None, seed=0):
     except ImportError:
         raise ValueError(f"{source} needs a package that is not installed: pip install "
                          "reasoning-gym") from None
-    task, *parts = source.removeprefix(GYM).split(",")
+    task, *parts = re.split(COMMA, source.removeprefix(GYM))
     if task not in TASKS:
         raise ValueError(f"{GYM}{task} is none of the tasks whose answers can be graded safely: "
                          f"{', '.join(sorted(TASKS))}")
     config = reasoning_gym.factory.DATASETS[task][1]
-    known = [field.name for field in fields(config) if field.name != "seed"]
+    known = {field.name: field.default for field in fields(config) if field.name != "seed"}
     pairs = [part.partition("=")[::2] for part in parts]
     wrong = [name for name, value in pairs if name.strip() not in known or not value]
     if wrong:
         raise ValueError(f"{GYM}{task} has no option {wrong[0]!r} with a value; it has {', '.join(known)}")
     options = {name.strip(): as_value(value) for name, value in pairs}
+    for name, value in options.items():
+        if isinstance(known[name], (int, float)) and isinstance(value, str):
+            raise ValueError(f"{source}: {name} must be a number, as {known[name]}, not {value}")
     size = options.pop("size", DEFAULT_SIZE)
     try:
         count = min(size, limit or size)        # neighbouring seeds would share their problems
@@ -71,11 +73,9 @@ def load(source, split="train", limit=None, seed=0):
                 break
     except Exception as error:                  # each task checks its options in its own way
         raise ValueError(f"{source} cannot be made: {one_line(error)}") from None
-    levels = list(map(level_of, entries.values()))
-    few = 1 < len(set(levels)) <= MOST_LEVELS
     return [Problem(f"{task}-{split}-{seed}-{i}", entry["question"].strip(), entry["answer"],
-                    level if few else task, score=partial(score, made, entry))
-            for i, (entry, level) in enumerate(zip(entries.values(), levels))]
+                    level_of(entry) or task, score=partial(score, made, entry))
+            for i, entry in enumerate(entries.values())]
 
 
 def as_value(text):

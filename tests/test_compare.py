@@ -1,7 +1,12 @@
-"""The study's arithmetic, by hand-worked curves, and its tables from a file of results."""
+"""The study's arithmetic, by hand-worked curves, its tables from a file of results, and what it runs."""
 
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -63,7 +68,7 @@ def test_a_report_of_what_there_is(tmp_path, capsys):
     rows = {line[0]: line for line in lines if len(line) == 8}
     assert rows["grpo"][1:4] == ["2", "0.600 [0.600, 0.600]", "1.00 [1.00, 1.00]"]
     assert rows["dynamic"][1:6] == ["1", "0.700", "0.50", "0.90", "+0.100"]
-    assert rows["oracle"][3:5] == ["0.30", "-"]             # 60 - 30 and 40 - 10 of 100
+    assert rows["hindsight"][3:5] == ["0.30", "-"]             # 60 - 30 and 40 - 10 of 100
     assert (tmp_path / "compare.png").stat().st_size > 10_000
     compare.report(tmp_path / "study.json", ["dynamic"], tmp_path / "compare.png")         # a part of it
     assert rows["dynamic"] in [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
@@ -80,3 +85,71 @@ def test_results_of_other_flags_are_refused(tmp_path):
     write(tmp_path / "study.json", grpo=[GRPO], masa=[])
     with pytest.raises(ValueError, match="no finished run of these arms"):
         compare.report(tmp_path / "study.json", ["masa", "state"], tmp_path / "compare.png")
+
+
+# --- Running ----------------------------------------------------------------------------------------------
+
+# In place of masa.py: writes what a run leaves behind, without learning anything; --beta 1 never ends.
+RUN = """
+import json, signal, sys, time
+from pathlib import Path
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder = Path(flags["--output"])
+folder.mkdir(parents=True)
+(folder / "config.json").write_text(json.dumps({"steps": int(flags["--steps"])}))
+row = {"tokens": 5, "tokens_wasted": 1, "tokens_prefilled": 2, "seconds_total": 3.0}
+(folder / "metrics.jsonl").write_text("".join(
+    json.dumps(row | {"step": i, "eval/accuracy": i / 4}) + chr(10) for i in range(int(flags["--steps"]))))
+rewards = dict.fromkeys(("length", "difficulty", "notion"), 0.5)
+record = {"level": "", "completions": [{"correct": True, "length": 3, "finished": True}], "predictions": [
+    {"rewards": rewards, "length": 1, "notions": [], "pass_rate": 8, "solution_length": 3}]}
+for when in ("before", "after"):
+    (folder / f"{when}.json").write_text(json.dumps([record]))
+if "--beta" in flags:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit((folder / "stopped").touch()))
+    (folder / "ready").touch()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A folder, with a space in its name, from which runs are stand-ins."""
+    folder = tmp_path / "my study"
+    folder.mkdir()
+    (folder / "masa.py").write_text(RUN)
+    monkeypatch.setattr(compare, "ROOT", folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_runs_are_run_once_and_kept(study, capsys):
+    def run(flags, results="a.json"):
+        compare.run_all(["grpo", "short budget"], [0, 1], flags, study / "runs", study / results, 2, True)
+    run("--steps 2")
+    stored = json.loads((study / "a.json").read_text())
+    assert [(arm, *stored[arm]["seeds"]) for arm in stored] == [(arm, "0", "1")
+                                                                for arm in ("grpo", "short budget")]
+    assert stored["grpo"]["seeds"]["1"]["curve"] == [[0, 0, 0, 1, 0], [1, 8, 3, 0, 1], [2, 16, 3, 1, 2]]
+    capsys.readouterr()
+    run("--steps 2")
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="was begun with --steps 2, not 1: choose another --output"):
+        run("--steps 1", "b.json")
+    assert not (study / "b.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_run_goes_on_alone(study, number):
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(compare.__file__)[:-17]!r})\n"
+               "from pathlib import Path\nfrom tools import compare\ncompare.ROOT = Path.cwd()\n"
+               "compare.main()", "--arms", "grpo", "--seeds", "0", "--flags", "--steps 2 --beta 1",
+               "--output", "runs", "--results", "a.json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 60
+    while not (study / "runs/grpo-0/ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert (study / "runs/grpo-0/stopped").exists() and not (study / "a.json").exists()

@@ -100,7 +100,7 @@ class World:
         monkeypatch.setattr(masa, "Run", lambda config, evaluate: self)
         monkeypatch.setattr(masa, "update", self.update)
         monkeypatch.setitem(masa.FEATURES, "state", lambda sampler, groups: sampler.states(groups))
-        monkeypatch.setattr(masa, "number_mass", lambda sampler, group: sampler.number_mass(group))
+        monkeypatch.setattr(masa, "mass_of_numbers", lambda sampler, group: sampler.number_mass(group))
 
     def draw(self, n):
         return list(itertools.islice(self.order, n))

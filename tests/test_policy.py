@@ -35,8 +35,9 @@ def test_no_such_model(name):
 
 
 @pytest.mark.parametrize("files, said", [
-    ("", "a folder without config.json or without weights"),
-    ("config.json pytorch_model.bin tokenizer.json", "(*.safetensors)"),
+    ("", "a folder without config.json"), ("config.json", "a folder without weights (*.safetensors)"),
+    ("config.json pytorch_model.bin tokenizer.json", "in *.bin, which may hold code and are not read: save"),
+    ("config.json model.safetensors model-Q4.gguf", "a folder without a tokenizer"),
     ("config.json checkpoint/config.json metrics.jsonl", "checkpoint?"),
     ("config.json model.safetensors", "a folder without a tokenizer"),
     ("model-Q4.gguf", "in GGUF"), ("model-Q4.gguf config.json", "in GGUF")])
@@ -45,6 +46,12 @@ def test_a_folder_of_another_kind_is_named_without_loading_it(tmp_path, files, s
         file.parent.mkdir(exist_ok=True)
         file.touch()
     assert said in refusal(tmp_path)
+
+
+def test_a_model_of_another_kind_is_named(tmp_path):
+    for file, content in (("config.json", '{"model_type": "t5"}'), ("model.safetensors", ""), ("tokens", "")):
+        (tmp_path / file).write_text(content)
+    assert "it is of type 't5', which is no causal language model" in refusal(tmp_path)
 
 
 def test_a_file_is_no_folder(tmp_path):
@@ -163,7 +170,14 @@ def parameters_of(shape):
     return 1000 * 256 + 2 * layer + 256
 
 
-@pytest.mark.parametrize("bytes_each", [2, 4, 16])
+def test_weights_pass_through_main_memory_in_float32(shape, monkeypatch):
+    need, card = 4 * parameters_of(shape), torch.device("cuda")
+    monkeypatch.setattr("lab.policy.memory_of", lambda device: need / 0.9 + (1 if device == card else -1))
+    with pytest.raises(ValueError, match=r"for loading its weights \(4 bytes for each of"):
+        check_size(shape, Config(), card, 2, "its weights alone")
+
+
+@pytest.mark.parametrize("bytes_each", [4, 16])
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(shape, monkeypatch, bytes_each):
     need = bytes_each * parameters_of(shape)
     arguments = shape, Config(), torch.device("cpu"), bytes_each, "weights and so on"

@@ -6,7 +6,7 @@ from conftest import checkpointed, save_chat_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rollout
-from lab.reading import FEATURES, number_mass, states, word_features
+from lab.reading import FEATURES, mass_of_numbers, states, word_features
 from rollout import Group, Sampler, pad_rows
 from tasks.problems import Problem
 from tasks.prompts import encode, solution_messages
@@ -40,7 +40,7 @@ def test_the_mass_of_the_number_is_that_of_the_softmax_over_the_nine_where_it_is
     prompts = [[5, 6, 7], [8], [9, 10], [11], [12]]
     group = Group(Problem("a", "p", "1"), [9])
     group.metas = rollout.Rollouts(*pad_rows(prompts, left=True), *pad_rows(rows), torch.ones(5).bool(), said)
-    got = number_mass(Sampler(model, tokenizer, 9, 9), group)
+    got = mass_of_numbers(Sampler(model, tokenizer, 9, 9), group)
     digits = [tokenizer(str(k), add_special_tokens=False)["input_ids"] for k in range(9)]
     expected = []
     for prompt, row in zip(prompts, rows):
@@ -52,7 +52,7 @@ def test_the_mass_of_the_number_is_that_of_the_softmax_over_the_nine_where_it_is
     assert len(expected) == 3                               # 9 and nothing are left out
     assert got == pytest.approx(sum((p[0] + p[8]).item() for p in expected) / 3, rel=1e-4)
     group.metas = group.metas.select([3, 4])
-    assert number_mass(Sampler(model, tokenizer, 9, 9), group) == 0.0
+    assert mass_of_numbers(Sampler(model, tokenizer, 9, 9), group) == 0.0
 
 
 def test_words_and_levels_are_controls():

@@ -13,7 +13,7 @@ from lab import pictures
 from lab.flags import Config
 from lab.report import (
     Reporter,
-    SampledCount,
+    TokenCount,
     cell,
     missing_formats,
     one_of_each,
@@ -59,7 +59,7 @@ class Terminal(io.StringIO):
 def test_a_bar_shows_what_is_sampled_on_a_terminal_and_seldom_in_a_file(monkeypatch, stream, shown):
     monkeypatch.setattr(sys, "stdout", stream())
     with progress_bar(5, "evaluation", "problem", initial=2) as bar:
-        count = SampledCount(bar)
+        count = TokenCount(bar)
         for _ in range(3):
             count.shown -= 0.2                                  # as if so many seconds had passed
             count(1, 1000)
@@ -70,7 +70,7 @@ def test_a_bar_shows_what_is_sampled_on_a_terminal_and_seldom_in_a_file(monkeypa
 
 def test_a_bar_that_is_switched_off_counts_in_silence(monkeypatch, capsys):
     with progress_bar(5, "evaluation", "problem", disable=True) as bar:
-        count = SampledCount(bar)
+        count = TokenCount(bar)
         count.shown -= 100
         count(1, 10)
     assert count.tokens == 10 and capsys.readouterr().out == ""

@@ -3,17 +3,20 @@
     python tools/compare.py                                    the study of docs/results.md: hours, see --jobs
     python tools/compare.py --seeds 0 1 --arms grpo masa state     a part of it
     python tools/compare.py --report                           tables and pictures of what there is
+    python tools/compare.py --report --base "short budget"     beside another arm than grpo
     python tools/compare.py --flags "--model FOLDER --data FILE --steps 50"    any model, any problems
 
 Every run is `python masa.py` in a folder of its own below --output; what it says is kept in --results, so
 that another machine can go on: a run that is in there is not run again, a stopped one goes on, one with other
 flags is refused. Ctrl-C stops the runs after their step, saved. Tokens are sampled ones, predictions and
-audits included, and prompt tokens that were read.
+audits included, and prompt tokens that were read. A ratio is the cost of reaching the accuracy that GRPO ends
+with, by mean curves over paired seeds.
 """
 
 import argparse
 import itertools
 import json
+import math
 import os
 import shlex
 import signal
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -28,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lab.command import command_line
+from lab.flags import Config
 from lab.folder import read_json, write_whole
 from lab.metrics import summarise
 from lab.report import cell
@@ -48,6 +53,9 @@ ARMS = {
     "level": f"{EFFICIENT} 4 --gate-by level",
     "pilot": f"{EFFICIENT} 0 --gate-by pilot",
     "shuffled": f"{EFFICIENT} 4 --meta-reward shuffled",
+    "said, always": f"{EFFICIENT} 4 --gate-by said --gate-trust 0 --cutoff-trust 0",     # as in the paper
+    "number, always": f"{EFFICIENT} 4 --gate-by number --gate-trust 0",
+    "pilot, always": f"{EFFICIENT} 0 --gate-by pilot --gate-trust 0",
     "short budget": "--algo grpo --max-new-tokens 96",
     # Parts.
     "state, mass 0.8": f"{EFFICIENT} 0 --gate-mass 0.8",
@@ -74,7 +82,7 @@ ARMS = {
     "masa, notion": "--algo masa --meta-reward notion",
 }
 STUDY = "--steps 60 --eval-every 10"
-PICTURED = ("grpo", "dynamic", "oracle", "masa", "said", "state", "state, no predictions",
+PICTURED = ("grpo", "dynamic", "hindsight", "masa", "said", "state", "state, no predictions",
             "words, no predictions", "short budget")
 
 
@@ -92,7 +100,9 @@ def run_all(arms, seeds, flags, output, results, jobs, timed):
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 command = [sys.executable, str(ROOT / "masa.py"), *shlex.split(f"{ARMS[arm]} {flags}"),
                            "--seed", str(seed), "--output", str(folder), "--show-every", "0"]
-                command += ["--resume"] if (folder / "metrics.jsonl").exists() else []
+                if (folder / "metrics.jsonl").exists():
+                    command += ["--resume"]
+                    check_steps(folder, command)
                 print(f"{time.strftime('%H:%M')} {arm}, seed {seed}", flush=True)
                 log = open(folder.with_suffix(".log"), "a")
                 process = subprocess.Popen(command, stdout=log, stderr=log, env=environment,
@@ -106,10 +116,17 @@ def run_all(arms, seeds, flags, output, results, jobs, timed):
                 keep(results, arm, seed, flags, figures(folder, timed))
             time.sleep(0.5)
     finally:
-        for process in running:                 # they save after their step; a Ctrl-C has reached them, too
+        for process in running:                 # each is a session of its own, and saves after its step
             process.terminate()
         for process in running:
             process.wait()
+
+
+def check_steps(folder, command):
+    """Raises ValueError if a run would go on to another number of steps: its curve would be another one."""
+    began, steps = read_json(folder / "config.json")["steps"], Config.parse(command[2:]).steps
+    if began != steps:
+        raise ValueError(f"{folder} was begun with --steps {began}, not {steps}: choose another --output")
 
 
 def known(results, arm, flags):
@@ -177,7 +194,8 @@ def ratio_to(arm, grpo, column, resamples=2000):
     """What `arm`'s mean curve costs to reach the end of GRPO's, over what that costs: (ratio, interval).
 
     arm, grpo: curves [seeds, points, 5] of the same seeds, resampled in pairs (None: one); pairs that were
-    not timed are left out. inf: not reached; nan: no pair, or GRPO's did not rise.
+    not timed are left out. inf: not reached; nan: no pair, or GRPO's did not rise. Percentiles are expanded
+    (Hesterberg 2015, section 4.3): of few seeds the plain ones are too narrow, by sqrt(1 - 1 / n) and t.
     """
     timed = ~np.isnan(arm[:, -1, column] + grpo[:, -1, column])
     arm, grpo = arm[timed], grpo[timed]
@@ -191,7 +209,9 @@ def ratio_to(arm, grpo, column, resamples=2000):
     if len(everyone) < 2:
         return ratio(everyone) if len(everyone) else np.nan, None
     ratios = np.sort([ratio(rng.choice(everyone, len(everyone))) for _ in range(resamples)])
-    return ratio(everyone), (ratios[int(0.025 * resamples)], ratios[int(0.975 * resamples) - 1])
+    tail = NormalDist().cdf(-student(len(everyone)) * math.sqrt(len(everyone) / (len(everyone) - 1)))
+    below = int(tail * resamples)
+    return ratio(everyone), (ratios[below], ratios[-1 - below])
 
 
 def interval(values):
@@ -199,9 +219,14 @@ def interval(values):
     values = np.array([value for value in values if value is not None and np.isfinite(value)], dtype=float)
     if len(values) < 2:
         return (float(values[0]) if len(values) else None), None
-    t = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23][min(len(values), 11) - 2]
-    half = t * values.std(ddof=1) / len(values) ** 0.5
+    half = student(len(values)) * values.std(ddof=1) / len(values) ** 0.5
     return values.mean(), (values.mean() - half, values.mean() + half)
+
+
+def student(count):
+    """The 97.5 % quantile of Student's t for the mean of 2 to 16 values; for more, that of 16 (wider)."""
+    return [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14,
+            2.13][min(count, 16) - 2]
 
 
 def shapley(records):
@@ -235,23 +260,23 @@ PREDICTIONS = {"meta reward": "meta/reward", "r of pass rates": "meta/correlatio
                **{f"R2 of {name}": f"R2 of {name}" for name in ("length", "difficulty", "notion")}}
 
 
-def report(results, arms, picture):
-    """The tables of docs/results.md on the screen, and the picture of curves."""
+def report(results, arms, picture, base="grpo"):
+    """The tables of docs/results.md on the screen, beside the arm `base`, and the picture of curves."""
     stored = read_json(results) if results.exists() else {}
-    if "grpo" not in stored:
-        raise ValueError(f"{results} holds no finished run of grpo, which all else is compared with")
+    if base not in stored:
+        raise ValueError(f"{results} holds no finished run of {base}, which all else is compared with")
     found = {arm: stored[arm]["seeds"] for arm in arms
-             if arm in stored and stored[arm]["seeds"].keys() & stored["grpo"]["seeds"].keys()}
+             if arm in stored and stored[arm]["seeds"].keys() & stored[base]["seeds"].keys()}
     if not found:
-        raise ValueError(f"{results} holds no finished run of these arms with a seed of grpo's")
-    if "dynamic" in found:      # an oracle would have drawn the same groups, and solved no others
-        found["oracle"] = {seed: {"curve": [(step, tokens - thrown, np.nan, accuracy, 0)
+        raise ValueError(f"{results} holds no finished run of these arms with a seed of {base}'s")
+    if "dynamic" in found:      # the same groups, if one had known before which of the others to leave out
+        found["hindsight"] = {seed: {"curve": [(step, tokens - thrown, np.nan, accuracy, 0)
                                             for step, tokens, _, accuracy, thrown in run["curve"]]}
                            for seed, run in found["dynamic"].items()}
     curves = {arm: {int(seed): np.array(run["curve"], dtype=float) for seed, run in seeds.items()}
-              for arm, seeds in {**found, None: stored["grpo"]["seeds"]}.items()}
-    grpo = curves.pop(None)             # also where its rows are not asked for
-    print(table({arm: comparison(runs, grpo) for arm, runs in curves.items()}))
+              for arm, seeds in {**found, None: stored[base]["seeds"]}.items()}
+    others = curves.pop(None)           # also where its rows are not asked for
+    print(table({arm: comparison(runs, others, base) for arm, runs in curves.items()}))
     for names in (COSTS, PREDICTIONS):
         print(table({arm: {heading: cell(*interval([run.get(name) for run in seeds.values()]))
                            for heading, name in names.items()} for arm, seeds in found.items()}))
@@ -261,17 +286,17 @@ def report(results, arms, picture):
     print(f"\nAll figures are in {results}, the picture in {picture}")
 
 
-def comparison(runs, grpo):
-    """The cells of an arm beside GRPO's, over the seeds that both have: {heading: text}."""
-    common = [seed for seed in runs if seed in grpo]
-    ours, theirs = (np.array([arm[seed] for seed in common]) for arm in (runs, grpo))
+def comparison(runs, others, base):
+    """The cells of an arm beside those of `base`, over the seeds that both have: {heading: text}."""
+    common = [seed for seed in runs if seed in others]
+    ours, theirs = (np.array([arm[seed] for seed in common]) for arm in (runs, others))
     spent = [min(a[-1, 1], b[-1, 1]) for a, b in zip(ours, theirs)]
     gained = [np.interp(n, a[:, 1], a[:, 3]) - np.interp(n, b[:, 1], b[:, 3])
               for a, b, n in zip(ours, theirs, spent)]
     return {"seeds": str(len(runs)), "accuracy": cell(*interval(run[-1, 3] for run in runs.values()), ".3f"),
-            "tokens to GRPO's accuracy": cell(*ratio_to(ours, theirs, 1)),
+            f"tokens to the accuracy of {base}": cell(*ratio_to(ours, theirs, 1)),
             "seconds": cell(*ratio_to(ours, theirs, 2)),
-            "accuracy - GRPO's, equal steps": cell(*interval(ours[:, -1, 3] - theirs[:, -1, 3]), "+.3f"),
+            f"accuracy above {base}, equal steps": cell(*interval(ours[:, -1, 3] - theirs[:, -1, 3]), "+.3f"),
             "equal tokens": cell(*interval(gained), "+.3f"),
             "thousand tokens": f"{np.mean([run[-1, 1] for run in runs.values()]) / 1e3:.0f}"}
 
@@ -302,7 +327,8 @@ def plot(curves, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)), metavar="SEED")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM",
                         help=", ".join(ARMS))
@@ -312,14 +338,17 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each; 1 to time them")
     parser.add_argument("--untimed", action="store_true", help="the machine is shared: keep no seconds")
     parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--base", choices=ARMS, default="grpo", metavar="ARM", help="what is compared with")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)           # the runs must not go on alone
+    for name in ("SIGTERM", "SIGHUP"):                                  # the runs must not go on alone
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
 
     def study():
         if not args.report:
             run_all(args.arms, args.seeds, args.flags, args.output.resolve(), args.results, args.jobs,
                     timed=args.jobs == 1 and not args.untimed)
-        report(args.results, args.arms, args.results.with_name("compare.png"))
+        report(args.results, args.arms, args.results.with_name("compare.png"), args.base)
     command_line("compare.py", study)
 
 
