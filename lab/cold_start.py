@@ -58,6 +58,9 @@ def cold_start(run) -> dict:
         return [(encode(run.tokenizer, ask(problem.text), config.thinking),
                  finished_ids(run.policy, run.tokenizer, text)) for problem, text in texts]
 
+    if run.tokenizer.chat_template is None:
+        print("A base model may go on after the answer that it gives by examples, up to --max-new-tokens "
+              f"(now {sampler.budget}). If that takes long, do the start alone (--steps 0) with fewer")
     groups = solve("with examples", lambda batch: solve_with_examples(sampler, batch))
     kept = [(group.problem, text) for group in groups for text in right_solutions(group)]
     if not kept:

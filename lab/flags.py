@@ -185,7 +185,7 @@ NEEDS = (
 
 
 def idle(config, defaults):
-    """What to say of flags that differ from `defaults` (a dict) and do nothing in this run: lines."""
+    """What to say of flags that do nothing in this run, or harm: lines. defaults: a dict of all flags."""
     lines, said = [], set()
     for works, needs, names in NEEDS:
         names = [name for name in names.split() if getattr(config, name) != defaults[name]]
@@ -193,6 +193,12 @@ def idle(config, defaults):
         said.update(names)
         flags = ", ".join(f"--{'no_' * (defaults[name] is True)}{name}".replace("_", "-") for name in names)
         lines += [f"{flags} {'do' if names[1:] else 'does'} nothing here: only with {needs}"] * bool(names)
+    if config.algo == "masa-efficient" and config.steps <= config.gate_start:
+        lines.append(f"--steps {config.steps} is not above --gate-start {config.gate_start}: nothing will be "
+                     "skipped or stopped")
+    if config.algo == "masa-efficient" and not config.audit_fraction:
+        lines.append("--audit-fraction 0: what is skipped or stopped is never looked at, so that a rule that "
+                     "is trusted once is trusted for ever")
     return lines
 
 

@@ -275,7 +275,8 @@ METRICS = {
     "tokens_wasted": "sampled tokens of problems that are not in the batch: predictions and pilots of "
                      "skipped ones, and solutions that dynamic sampling threw away",
     "tokens_total": "sampled tokens since the start: both paths, with audits and with wasted ones",
-    "tokens_prefilled": "tokens read in the step: a prompt once for all its rollouts, and what gating reads",
+    "tokens_prefilled": "tokens read in the step: a prompt once for all its rollouts (also where "
+                        "--max-tokens splits them, and each part reads it), and what gating reads",
     "tokens_prefilled_total": "the same since the start",
     "tokens_per_second": "sampled tokens per second of the whole step",
     "seconds": "of the step, without evaluation and checkpoints",

@@ -38,7 +38,7 @@ class Run:
 
     policy, tokenizer, sampler, reference (for --beta, else None), optimizer, cloner, adamw (makes one more),
     device, dtype (of computing); stream: the order of problems; rng: random.Random, seeded anew in each step;
-    gate_audit, cutoff_audit, reader: see gating.py; experts: collected for cloning.
+    gate_audit, cutoff_audit: see gating.py; reader: see lab/reading.py; experts: collected for cloning.
     """
     PARTS = ("optimizer", "cloner", "gate_audit", "cutoff_audit", "reader")         # what has a state to save
 
@@ -101,12 +101,6 @@ class Run:
             self.restore(checkpoint)
         self.stream = ProblemStream(self.problems, config.seed, self.state["position"])
         self.folder.rewind(self.state["step"])
-        if config.algo == "masa-efficient" and config.steps <= config.gate_start:
-            print(f"--steps {config.steps} is not above --gate-start {config.gate_start}: nothing will be "
-                  "skipped or stopped")
-        if config.algo == "masa-efficient" and not config.audit_fraction:
-            print("--audit-fraction 0: what is skipped or stopped is never looked at, so that a rule that is "
-                  "trusted once is trusted for ever")
 
     def fit(self, problems, held_out):
         """Keep the problems whose prompts fit; raises ValueError if too few are left."""

@@ -68,7 +68,7 @@ def load_problems(source, split="train", limit=None, seed=0):
     for i, row in enumerate(rows):
         level = row.get("level")
         problem = Problem(f"{Path(source).stem}-{i}", problem_of(row) or "", answer_of(row) or "",
-                          level if isinstance(level, str) else "")
+                          str(level) if isinstance(level, (str, int)) else "")
         reason = why_unusable(problem) or ("problem seen before" if problem.key in problems else None)
         if reason:
             dropped.append(problem)
@@ -131,10 +131,12 @@ def by_level(removed, kept):
     """How many problems of each level were removed, as text, with a warning if this changes their mix."""
     gone, left = Counter(problem.level for problem in removed), Counter(problem.level for problem in kept)
     text, rest = "", max(1, len(kept))
-    for level, count in gone.most_common(8 if any(gone) else 0):
+    for place, (level, count) in enumerate(gone.most_common() if any(gone) else ()):
         before, after = (count + left[level]) / (len(removed) + len(kept)), left[level] / rest
-        text += f"; {count} of level {level[:40]!r}"
-        if before - after > 2 * (before * (1 - before) / rest) ** 0.5:                  # two standard errors
+        changed = before - after > 2 * (before * (1 - before) / rest) ** 0.5            # two standard errors
+        if place < 8 or changed:
+            text += f"; {count} of level {level[:40]!r}"
+        if changed:
             text += f" (WARNING: {before:.0%} of all problems before, {after:.0%} after)"
     return text
 

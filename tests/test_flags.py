@@ -37,7 +37,7 @@ from tasks import toy_model
     ("--data missing.jsonl", "missing.jsonl does not exist"),
     ("--data empty.jsonl", "has no problem that can be trained on"),
     ("--data no_answers.jsonl", "3 rows: no answer"),
-    ("--model . --data one.jsonl", "folder without config.json or without weights"),
+    ("--model . --data one.jsonl", "folder without config.json"),
     ("--data one.jsonl --eval-problems 0 --model MODEL --max-prompt-tokens 900 --max-new-tokens 9 "
      "--max-meta-tokens 9", "leaves 1 problems to train on"),
     ("--data one.jsonl --model MODEL --max-new-tokens 2000 --max-prompt-tokens 1000",
@@ -149,6 +149,10 @@ def test_a_switch_of_two_words():
     ("--minibatches 1 --clip-high 0.3", "--clip-high does nothing here: only with several optimiser steps on "
      "the same rollouts, by --minibatches or --inner-epochs\n"),
     ("--preset gpu --clip-low 0.1 --inner-epochs 2", ""),
+    ("--algo masa-efficient --audit-fraction 0", "--audit-fraction 0: what is skipped or stopped is "
+     "never looked at, so that a rule that is trusted once is trusted for ever\n"),
+    ("--algo masa-efficient --steps 3", "--steps 3 is not above --gate-start 3: nothing will be skipped or "
+     "stopped\n"),
     ("--eval-problems 0 --eval-every 5", "--eval-every does nothing here: only with --eval-problems\n")])
 def test_flags_without_effect_are_told(capsys, arguments, said):
     Config.parse(arguments.split())

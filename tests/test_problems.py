@@ -52,7 +52,7 @@ def contents(problems):
 def test_recognises_every_layout(tmp_path, suffix):
     problems = load_problems(write(tmp_path / f"p{suffix}", ROWS))
     assert contents(problems) == GOLD
-    assert problems[4] == Problem("p-4", "5 + 5?", "10", "Level 1") and problems[5].level == ""
+    assert problems[4] == Problem("p-4", "5 + 5?", "10", "Level 1") and problems[5].level == "3"
 
 
 @pytest.mark.parametrize("rows", [ROWS[:1], ROWS[1:2], ROWS[2:3], ROWS[3:4]])

@@ -146,14 +146,15 @@ def adapter(flags, other):
     model = load_policy(flags.model, DEVICE, lora_rank=0 if other else flags.rank)[0]
     trained, started = [w for w in model.parameters() if w.requires_grad], time.perf_counter()
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
-    if CUDA:
+    half = CUDA or flags.bf16
+    if half:
         halve_frozen(model)
     ids = torch.randint(8192, (8, 32 + flags.tokens // 8), device=DEVICE)
     mask, advantages = torch.ones_like(ids, dtype=torch.bool), torch.tensor([1.0, -1.0] * 4, device=DEVICE)
     rollouts = ids[:, :32], mask[:, :32], ids[:, 32:], mask[:, 32:]
     for _ in range(2):
-        _, _, most = measure(grpo.update, model, optimizer, rollouts, advantages, micro_batch_tokens=64,
-                             dtype=torch.bfloat16 if CUDA else torch.float32)
+        _, _, most = measure(grpo.update, model, optimizer, rollouts, advantages,
+                             micro_batch_tokens=flags.micro, dtype=torch.bfloat16 if half else torch.float32)
     return (time.perf_counter() - started) / 2, most - before
 
 
@@ -211,6 +212,8 @@ if __name__ == "__main__":
     parser.add_argument("--model", help="with adapter and step: a folder, or an id of the hub")
     parser.add_argument("--data", default="toy", help="with step and a model: what it solves sometimes")
     parser.add_argument("--rank", type=int, default=16, help="with adapter: R")
+    parser.add_argument("--bf16", action="store_true", help="with adapter: in bfloat16 on a CPU, too")
+    parser.add_argument("--micro", type=int, default=64, help="with adapter: tokens of a micro-batch")
     parser.add_argument("--repeats", type=int, default=5, help="of a comparison; medians are printed")
     flags = parser.parse_args()
     commands[flags.command](flags)
