@@ -22,7 +22,8 @@ class CountReader:
     """How many of a problem's G solutions will be right, by `gating.fit_counts` of the groups until now.
 
     Features: [N, D] floats on the CPU, detached. They age as the policy learns: a group weighs
-    decay ** age, in steps, and only the newest `window` steps count.
+    decay ** age, in steps, and only the newest `window` steps count. The ridge grows with D, so that what the
+    regression believes before it has seen a group does not: 5 for the 288 of the toy model, 30 for 2,304.
     """
 
     def __init__(self, group_size: int, window: int = 40, decay: float = 0.97):
@@ -42,7 +43,7 @@ class CountReader:
         self.std = features.std(0).nan_to_num(0.0).clamp(min=1e-6)              # nan: of a single problem
         inputs = self.inputs(features)
         start = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
-        self.weights = fit_counts(inputs, counts, weight, start, iterations=iterations)
+        self.weights = fit_counts(inputs, counts, weight, start, max(5.0, inputs.shape[1] / 77), iterations)
 
     def inputs(self, features: Tensor) -> Tensor:
         return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)

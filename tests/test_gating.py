@@ -118,6 +118,19 @@ def test_a_reader_forgets_what_is_old():
     assert reader.probabilities(torch.eye(2)).argmax(1).tolist() == [2, 2]
 
 
+def test_features_that_are_there_twice_say_no_more():
+    """With a ridge that grows with D each copy carries half of the weight, and every probability stays."""
+    rng, found = np.random.default_rng(2), []
+    features = torch.tensor(rng.normal(size=(60, 600)), dtype=torch.float32)
+    counts = (2 + 2 * features[:, 0]).round().clamp(0, 4).long().tolist()
+    for copies in (1, 2):
+        reader = CountReader(4)
+        reader.add(features[:50].repeat(1, copies), counts[:50])
+        reader.fit(500)
+        found.append(reader.probabilities(features.repeat(1, copies)))
+    torch.testing.assert_close(*found, rtol=0, atol=0.01)
+
+
 def test_a_reader_goes_on_after_a_restart(tmp_path):
     rng, reader, again = np.random.default_rng(1), CountReader(4), CountReader(4)
     again.load_state_dict(reader.state_dict())              # nothing yet
