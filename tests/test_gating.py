@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gating import Audit, length_budget, lower_bound, should_skip, silent_mass
+from gating import Audit, fit_counts, length_budget, lower_bound, number_mass, should_skip, silent_mass
 from lab.metrics import precision_recall
 from lab.reading import CountReader
 from rewards import parse_meta
@@ -77,6 +77,27 @@ def test_silent_mass_by_hand():
     probabilities = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     assert silent_mass(probabilities).tolist() == [0.75, 0,
                                                    1] and silent_mass(probabilities[0]).item() == 0.75
+
+
+def test_the_mass_of_a_number_by_hand():
+    """Two predictions; of the tokens 10 to 18, which name 0 to 8, the first has 0 and 8 with a half each."""
+    logits = torch.full((2, 20), 5.0)
+    logits[0, 11:18], logits[1, 10:19] = -100.0, torch.arange(9).float().log()
+    assert number_mass(logits, torch.arange(10, 19).repeat(2, 1)).item() == pytest.approx((1 + 8 / 36) / 2)
+
+
+def test_a_fit_is_where_the_gradient_vanishes():
+    """X' diag(w) (P - Y) + 2 ridge W = 0, without a ridge for the constant, in float64 by numpy."""
+    rng = np.random.default_rng(3)
+    inputs = np.column_stack([rng.normal(size=(40, 3)), np.ones(40)])
+    counts, weight = rng.integers(0, 5, 40), rng.random(40)
+    start = torch.zeros(4, 5, dtype=torch.float64)
+    given = map(torch.tensor, (inputs, counts, weight))
+    fitted = fit_counts(*given, start, ridge=0.7, iterations=500).numpy()
+    odds = np.exp(inputs @ fitted)
+    errors = weight[:, None] * (odds / odds.sum(1, keepdims=True) - np.eye(5)[counts])
+    prior = np.vstack([2 * 0.7 * fitted[:-1], np.zeros(5)])
+    assert not start.any() and np.abs(inputs.T @ errors + prior).max() < 1e-3
 
 
 def simulated(rng, count):
