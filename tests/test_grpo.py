@@ -387,7 +387,10 @@ def test_a_gradient_that_is_not_finite_is_an_error_with_its_rows(tiny_policy, ad
     assert error.value.rows == rows and str(rows) in str(error.value)
     assert same_weights(before, model.state_dict())
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())  # nothing of it is left
-    metrics = update(model, optimizer, rollouts, torch.tensor([1.0, -1, 0, 0, 0, 0]), micro_batch_tokens=1)
+    told = []
+    metrics = update(model, optimizer, rollouts, torch.tensor([1.0, -1, 0, 0, 0, 0]), micro_batch_tokens=1,
+                     progress=lambda *counts: told.append(counts))
+    assert told == [(1, 3)] * 2                             # of the two rows that have a gradient
     assert math.isfinite(metrics["grad_norm"]) and all(p.isfinite().all() for p in model.parameters())
     assert not same_weights(before, model.state_dict())
 

@@ -121,12 +121,19 @@ def test_correlation_of_a_constant_is_none():
 
 # --- Summaries --------------------------------------------------------------------------------------------
 
+def test_many_levels_are_not_told_one_by_one():
+    for count in (8, 9):
+        figures = summarise([record(f"level {i}", [True, False], [3, 4], []) for i in range(count)])
+        assert sum(name.startswith("accuracy/") for name in figures) == (count if count < 9 else 0)
+
+
 def test_summary_by_hand():
     figures = summarise(RECORDS)
     assert figures["accuracy"] == 0.5 and figures["accuracy/easy"] == 1 and figures["accuracy/hard"] == 0.25
     assert figures["pass@1"] == 0.5 and figures["pass@2"] == pytest.approx(2 / 3) and "pass@4" not in figures
     assert figures["completions/mean_length"] == 7 and figures["completions/clipped_ratio"] == 0.5
     assert figures["frac_always_right"] == pytest.approx(1 / 3) == figures["frac_never_right"]
+    assert figures["frac_reward_zero_std"] == pytest.approx(2 / 3)
     assert figures["meta/reward/length"] == 1 and figures["meta/reward"] == 0.5
     assert figures["meta/completions/mean_length"] == 4
     assert figures["meta/correlation/length"] == pytest.approx(1)

@@ -98,8 +98,10 @@ def test_killed_before_its_first_checkpoint(tmp_path, problems, sometimes_right)
     for path in sorted((tmp_path / "run/checkpoint").iterdir()):
         path.unlink()
     (tmp_path / "run/checkpoint").rmdir()
+    before = (tmp_path / "run/before.json").stat().st_mtime_ns
     train(*common, "--output", tmp_path / "run", "--resume")
     assert logged(tmp_path / "run") == done
+    assert (tmp_path / "run/before.json").stat().st_mtime_ns == before         # not evaluated once more
 
 
 def test_killed_run_and_ctrl_c(tmp_path, problems):
