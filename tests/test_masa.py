@@ -542,7 +542,7 @@ def test_the_default_run_shows_what_it_does(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for algo in ("masa", "grpo"):
         train("--output", tmp_path / algo, "--algo", algo, "--steps", 3, "--eval-every", 2, "--eval-problems",
-              8)
+              8, "--problems-per-step", 4)
         said = capsys.readouterr().out
         for part in ("before     after", "accuracy/5 scrap", "meta/correlation/pass_rate", "problem     ",
                      "solution    ",
