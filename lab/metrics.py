@@ -1,4 +1,4 @@
-r"""What an evaluation says: figures made from records, with intervals. Numpy only, no model.
+r"""What an evaluation says: figures made from records, with intervals.
 
 A record is what `eval.evaluate` keeps of one problem: its completions, graded, and the meta predictions about
 them. Of n completions, c right, the probability that at least one of k is right is estimated without bias by
