@@ -21,6 +21,7 @@ from grpo import group_advantages, update
 from lab.flags import Config
 from lab.folder import read_json
 from lab.reading import CountReader
+from lab.report import TokenCount
 from lab.run import Run, StopRequest, read_problems
 from rewards import MetaPrediction
 
@@ -307,12 +308,13 @@ def test_held_out_problems_are_the_same_for_every_seed_and_not_trained_on(proble
 
 def test_every_flag_of_the_update_reaches_it():
     run = Run.__new__(Run)
-    run.config, run.reference, run.dtype = Config(), "reference", torch.float32
+    run.config, run.reference, run.dtype, run.bar = Config(), "reference", torch.float32, None
     known = {*inspect.signature(grpo.update).parameters, *inspect.signature(grpo.grpo_loss).parameters}
     assert run.update_settings().keys() <= known
     run.config = Config(inner_epochs=3, minibatches=5, max_new_tokens=7, aggregation="sequence", clip_low=0.1,
                         clip_high=0.3, beta=0.2, temperature=0.6, micro_batch_tokens=11)
-    assert run.update_settings() == dict(
+    settings = run.update_settings()
+    assert isinstance(settings.pop("progress"), TokenCount) and settings == dict(
         epochs=3, minibatches=5, max_tokens=7, aggregation="sequence", clip_low=0.1, clip_high=0.3, beta=0.2,
         temperature=0.6, micro_batch_tokens=11, reference="reference", dtype=torch.float32)
 
