@@ -195,7 +195,7 @@ def ratio_to(arm, grpo, column, resamples=2000):
 
     arm, grpo: curves [seeds, points, 5] of the same seeds, resampled in pairs (None: one); pairs that were
     not timed are left out. inf: not reached; nan: no pair, or GRPO's did not rise. Percentiles are expanded
-    (Hesterberg 2015, section 4.3): of few seeds the plain ones are too narrow, by sqrt(1 - 1 / n) and t.
+    (Hesterberg 2015): of few seeds the plain ones are too narrow, by sqrt(1 - 1 / n) and t.
     """
     timed = ~np.isnan(arm[:, -1, column] + grpo[:, -1, column])
     arm, grpo = arm[timed], grpo[timed]
