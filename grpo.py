@@ -14,6 +14,7 @@ trouble, its *gradient* is the policy gradient. Plain values in, plain values ou
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -143,8 +144,9 @@ def grpo_loss(logprobs: Tensor, old_logprobs: Tensor | None, advantages: Tensor,
 
 def update(policy: Module, optimizer: Optimizer, rollouts: Tokens, advantages: Tensor, *, epochs: int = 1,
            minibatches: int = 1, weight: float = 1.0, max_tokens: int = 1, aggregation: str = "token",
-           beta: float = 0.0, reference: Module | None = None, micro_batch_tokens: int = 8192, progress=None,
-           temperature: float = 1.0, dtype: torch.dtype = torch.float32, **clip: float) -> dict[str, float]:
+           beta: float = 0.0, reference: Module | None = None, micro_batch_tokens: int = 8192,
+           progress: Callable[[int, int], None] | None = None, temperature: float = 1.0,
+           dtype: torch.dtype = torch.float32, **clip: float) -> dict[str, float]:
     """Train `policy` on B rollouts with advantages [B]: epochs * minibatches steps. Returns metrics.
 
     Rows of zero advantage count in the denominator, which `weight` multiplies, but have no gradient without

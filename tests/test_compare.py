@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from tools import compare
 
@@ -141,7 +142,7 @@ def test_runs_are_run_once_and_kept(study, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_no_run_goes_on_alone(study, number):
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(compare.__file__)[:-17]!r})\n"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
                "from pathlib import Path\nfrom tools import compare\ncompare.ROOT = Path.cwd()\n"
                "compare.main()", "--arms", "grpo", "--seeds", "0", "--flags", "--steps 2 --beta 1",
                "--output", "runs", "--results", "a.json"]
