@@ -16,7 +16,6 @@ solution would have been. `Audit` does the arithmetic for a random share that is
 to one constant answer, as the paper's own does for a while, would have every problem thrown away.
 """
 
-import math
 import statistics
 from collections import deque
 from collections.abc import Iterable
@@ -63,27 +62,7 @@ def number_mass(logits: Tensor, numbers: Tensor) -> Tensor:
     return silent_mass(logits.gather(1, numbers).softmax(-1)).mean()
 
 
-def evidence(right: Tensor, tried: int, size: int) -> Tensor:
-    """P(`right` of the first `tried` solutions are right | k of `size` are), k = 0..size: [N, size + 1].
-
-    right: [N], whole numbers. Hypergeometric: C(k, right) C(size - k, tried - right) / C(size, tried), so that
-    a whole group, tried = size, gives rows of zeros with a one.
-    """
-    rows = [[math.comb(k, r) * math.comb(size - k, tried - r) / math.comb(size, tried)
-             for k in range(size + 1)] for r in right.tolist()]
-    return torch.tensor(rows).view(-1, size + 1)
-
-
-def promise(probabilities: Tensor, seen: Tensor, lengths: Tensor) -> Tensor:
-    """P(a group is mixed | prediction and pilots) per token of a further solution, [N].
-
-    probabilities: P(k of G right) before, [N, G + 1]. seen: `evidence` of the pilots. lengths: [N], their mean.
-    """
-    posterior = probabilities * seen
-    return (1 - silent_mass(posterior / posterior.sum(-1, keepdim=True))) / lengths
-
-
-def fit_counts(inputs: Tensor, seen: Tensor, weight: Tensor, start: Tensor, ridge: float = 5.0,
+def fit_counts(inputs: Tensor, counts: Tensor, weight: Tensor, start: Tensor, ridge: float = 5.0,
                iterations: int = 20) -> Tensor:
     """Softmax regression from what is read of a problem to how many of its G solutions will be right.
 
@@ -98,7 +77,7 @@ def fit_counts(inputs: Tensor, seen: Tensor, weight: Tensor, start: Tensor, ridg
 
     def closure():
         optimizer.zero_grad()
-        loss = -(weight @ (F.log_softmax(inputs @ weights, -1) + seen.log()).logsumexp(-1))
+        loss = weight @ F.cross_entropy(inputs @ weights, counts, reduction="none")
         loss = (loss + ridge * weights[:-1].square().sum()) / weight.sum()
         loss.backward()
         return loss

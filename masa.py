@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 
 from eval import evaluate
-from gating import evidence, length_budget, promise, should_skip, silent_mass
+from gating import length_budget, should_skip, silent_mass
 from grpo import NotFinite, group_advantages, imitate, update
 from lab.flags import Config
 from lab.reading import FEATURES, mass_of_numbers
@@ -155,16 +155,11 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
     gating = config.gate and started and run.gate_audit.trusted(config.gate_trust)
     cutting = config.cutoff and started and run.cutoff_audit.trusted(config.cutoff_trust)
     groups, skipped = gate(sampler, run, gating)
-    dropped = []
-    if config.allocate > 1 and started:
-        groups, dropped = allocate(sampler, groups, run)
-        skipped = skipped + dropped
     predict(sampler, [group for group in groups if not group.metas], config)
     limits = [cutoff(group, run, cutting) for group in groups]
-    sampler.solve(groups, config.group_size - (PILOT if config.gate_by == "pilot" or dropped else 0))
+    sampler.solve(groups, config.group_size - (PILOT if config.gate_by == "pilot" else 0))
     if config.gate_by in FEATURES:
-        seen = [evidence(torch.tensor([sum(g.correct)]), len(g.correct), config.group_size) for g in groups + dropped]
-        run.reader.add(torch.cat([g.features for g in groups + dropped]), torch.cat(seen))
+        run.reader.add(torch.cat([g.features for g in groups]), [sum(g.correct) for g in groups])
         run.reader.fit()
 
     # Audits: was a flagged group without variance, would a solution over its limit have been wrong? (For the
@@ -194,37 +189,19 @@ def gate(sampler: Sampler, run: Run, gating: bool) -> tuple[list[Group], list[Gr
     Drawing others in place of skipped problems is ours. If all are flagged, the first are solved after all.
     """
     config, kept, skipped = run.config, [], []
-    wanted = config.problems_per_step
-    if config.allocate > 1 and run.state["step"] >= config.gate_start:
-        wanted = round(config.allocate * wanted)
     for _ in range(MAX_ROUNDS if config.refill else 1):
-        groups = draw(run, wanted - len(kept))
+        groups = draw(run, config.problems_per_step - len(kept))
         flag(sampler, groups, run)
         for group in groups:
             skip = group.flagged and gating and run.rng.random() >= config.audit_fraction
             (skipped if skip else kept).append(group)
-        if len(kept) == wanted:
+        if len(kept) == config.problems_per_step:
             break
     if not kept:
         kept, skipped = skipped[:config.problems_per_step], skipped[config.problems_per_step:]
         for group in kept:
             group.flagged = None        # solved for want of others: no random sample for the audit
     return kept, skipped
-
-
-def allocate(sampler, groups, run):
-    config = run.config
-    sampler.solve(groups, PILOT)
-    prior = run.reader.probabilities(torch.cat([group.features for group in groups]))
-    if prior is None:
-        prior = torch.full((len(groups), config.group_size + 1), 1 / (config.group_size + 1))
-    seen = evidence(torch.tensor([sum(group.correct) for group in groups]), PILOT, config.group_size)
-    lengths = torch.tensor([sum(group.solutions.lengths) / PILOT for group in groups])
-    value = promise(prior, seen, lengths)
-    audited = torch.tensor([bool(group.flagged) for group in groups])
-    order = (value + 1e9 * audited).argsort(descending=True).tolist()
-    kept = sorted(order[:config.problems_per_step])
-    return [groups[i] for i in kept], [groups[i] for i in sorted(order[config.problems_per_step:])]
 
 
 def flag(sampler: Sampler, groups: list[Group], run: Run) -> None:

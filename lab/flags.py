@@ -90,7 +90,6 @@ class Method:
     meta_weight: float = flag(1.0, "factor of the advantages of predictions (1 in the paper) beside those of "
                               "solutions", least=0)
     dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
-    allocate: float = flag(1.0, "draw this many times the problems, two pilots of each, complete the promising", least=1.0)
     gate_start: int = flag(3, "first steps of masa-efficient, in which everything is still solved", least=0)
     gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
     gate_by: Literal["said", "number", "state", "words", "level", "pilot"] = flag(

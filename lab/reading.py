@@ -30,20 +30,20 @@ class CountReader:
         self.size, self.decay = group_size + 1, decay
         self.steps, self.weights = deque(maxlen=window), None   # of each step (features, counts)
 
-    def add(self, features: Tensor, seen: Tensor) -> None:
+    def add(self, features: Tensor, counts: list[int]) -> None:
         """Add a step's groups: features [N, D], and how many solutions of each were right."""
-        self.steps.append((features, seen))
+        self.steps.append((features, torch.tensor(counts)))
 
     def fit(self, iterations: int = 20) -> None:
         """Fit the groups that there are, from the last solution."""
-        features, seen = (torch.cat(column) for column in zip(*self.steps))
-        weight = torch.cat([torch.full(row.shape[:1], self.decay ** (len(self.steps) - i))
-                            for i, (row, _) in enumerate(self.steps)])
+        features, counts = (torch.cat(column) for column in zip(*self.steps))
+        weight = torch.cat([torch.full(row.shape, self.decay ** (len(self.steps) - i))
+                            for i, (_, row) in enumerate(self.steps)])
         self.mean = features.mean(0)
         self.std = features.std(0).nan_to_num(0.0).clamp(min=1e-6)              # nan: of a single problem
         inputs = self.inputs(features)
         start = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
-        self.weights = fit_counts(inputs, seen, weight, start, max(5.0, inputs.shape[1] / 77), iterations)
+        self.weights = fit_counts(inputs, counts, weight, start, max(5.0, inputs.shape[1] / 77), iterations)
 
     def inputs(self, features: Tensor) -> Tensor:
         return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)

@@ -58,7 +58,6 @@ ARMS = {
     "pilot, always": f"{EFFICIENT} 0 --gate-by pilot --gate-trust 0",
     "short budget": "--algo grpo --max-new-tokens 96",
     # Parts.
-    "state, allocated": f"{EFFICIENT} 0 --allocate 1.5",
     "state, mass 0.8": f"{EFFICIENT} 0 --gate-mass 0.8",
     "state, short budget": f"{EFFICIENT} 0 --max-new-tokens 96",
     "state, M = 2": f"{EFFICIENT} 2",
