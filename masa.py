@@ -23,7 +23,7 @@ from eval import evaluate
 from gating import length_budget, should_skip, silent_mass
 from grpo import NotFinite, group_advantages, imitate, update
 from lab.flags import Config
-from lab.reading import FEATURES, mass_of_numbers
+from lab.reading import FEATURES, mass_by_solving, mass_of_numbers
 from lab.run import Run
 from rewards import REWARDS, correct_expert, format_meta, meta_rewards
 from rollout import Group, Sampler, concat, finished_ids, pad_rows
@@ -218,6 +218,9 @@ def flag(sampler: Sampler, groups: list[Group], run: Run) -> None:
         sampler.solve(groups, PILOT)
         for group in groups:
             group.flagged = group.silent
+    elif config.gate_by == "oracle":                            # a control: it knows the true pass rates
+        for group, mass in zip(groups, mass_by_solving(sampler, groups, config.group_size)):
+            group.flagged = mass >= config.gate_mass
     else:
         predict(sampler, groups, config)
         for group in groups:

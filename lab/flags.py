@@ -92,7 +92,7 @@ class Method:
     dynamic_sampling: bool = flag(False, "with grpo: solve problems until enough groups have variance (DAPO)")
     gate_start: int = flag(3, "first steps of masa-efficient, in which everything is still solved", least=0)
     gate: bool = flag(True, "skip problems that are predicted to be trivial or impossible")
-    gate_by: Literal["said", "number", "state", "words", "level", "pilot"] = flag(
+    gate_by: Literal["said", "number", "state", "words", "level", "pilot", "oracle"] = flag(
         "state", "what gating goes by: said: M predictions (the paper's); number: the policy's probabilities "
         "where they name the pass rate; state: its hidden states after the prompt; the rest: controls")
     gate_mass: float = flag(0.9, "if not by said or pilot: skip where P(none right) + P(all right) is at "

@@ -1,7 +1,7 @@
 """What gating reads instead of asking (ours): features of problems, what they foretell, odds behind words.
 
 Reading costs no sampled token: a prompt is read once for `states`, a prediction once more for
-`mass_of_numbers`.
+`mass_of_numbers`. What `mass_by_solving` samples is not counted, since it shows how far a gate could go.
 """
 
 import re
@@ -101,6 +101,19 @@ def mass_of_numbers(sampler: Sampler, group: Group) -> float:
     hidden = read(sampler.policy, ids, mask).last_hidden_state[torch.arange(len(rows)), before]
     logits = head_of(sampler.policy)(hidden).float()
     return number_mass(logits, torch.tensor(numbers, device=ids.device)).item()
+
+
+def mass_by_solving(sampler: Sampler, groups: list[Group], size: int, tries: int = 64) -> list[float]:
+    """The control that knows what no gate can: `gating.silent_mass` of groups of `size`, for each group.
+
+    From the share q of right ones among `tries` solutions of its problem: q ** size + (1 - q) ** size. What
+    they cost is not counted.
+    """
+    counted, shadows = sampler.prefilled, [Group(group.problem, [sampler.budget]) for group in groups]
+    sampler.solve(shadows, tries)
+    sampler.prefilled = counted
+    rates = [sum(shadow.correct) / tries for shadow in shadows]
+    return [rate ** size + (1 - rate) ** size for rate in rates]
 
 
 def number_place(tokenizer, ids: Tensor) -> tuple[int, list[int]] | None:

@@ -305,6 +305,15 @@ def test_a_pilot_looks_at_two_solutions_first(monkeypatch):
     assert all(len(group.predictions) == 3 for group in batch.groups)
 
 
+def test_the_oracle_skips_what_is_never_or_always_solved(monkeypatch):
+    world = World([EASY, OPEN, HARD, OPEN, OPEN, OPEN], HONEST, monkeypatch, gate_by="oracle",
+                  audit_fraction=1e-9, meta_group_size=0)
+    batch = trusting(world).predict_first()
+    assert ids(batch) == ["1", "3", "4", "5"] and batch.wasted == 0
+    assert [len(prompts) for prompts in world.solved] == [64 * 4, 64 * 2, 2 * 4]
+    assert all(len(group.correct) == 2 for group in batch.groups)       # what it saw is not trained on
+
+
 @pytest.mark.parametrize("gate_by, learns", [("state", True), ("words", True), ("level", False)])
 @pytest.mark.parametrize("predictions", [3, 0])
 def test_gating_by_reading(monkeypatch, gate_by, learns, predictions):

@@ -6,7 +6,7 @@ from conftest import checkpointed, save_chat_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rollout
-from lab.reading import FEATURES, mass_of_numbers, states, word_features
+from lab.reading import FEATURES, mass_by_solving, mass_of_numbers, states, word_features
 from rollout import Group, Sampler, pad_rows
 from tasks.problems import Problem
 from tasks.prompts import encode, solution_messages
@@ -53,6 +53,19 @@ def test_the_mass_of_the_number_is_that_of_the_softmax_over_the_nine_where_it_is
     assert got == pytest.approx(sum((p[0] + p[8]).item() for p in expected) / 3, rel=1e-4)
     group.metas = group.metas.select([3, 4])
     assert mass_of_numbers(Sampler(model, tokenizer, 9, 9), group) == 0.0
+
+
+def test_the_mass_by_solving_is_that_of_the_share_of_right_solutions(monkeypatch):
+    """1 of 4 right: in groups of 3 none is with (3/4) ** 3, all are with (1/4) ** 3. Nothing is counted."""
+    def solve(groups, tries):
+        sampler.prefilled += 100
+        for group in groups:
+            group.correct = [group.problem.text == "easy" or i == 0 for i in range(tries)]
+
+    sampler, groups = Sampler(None, None, 9, 9), [Group(Problem("a", text, "1"), [9]) for text in ("easy", "x")]
+    monkeypatch.setattr(sampler, "solve", solve)
+    assert mass_by_solving(sampler, groups, 3, 4) == pytest.approx([1.0, (27 + 1) / 64])
+    assert sampler.prefilled == 0 and not groups[0].correct and groups[0].solutions is None
 
 
 def test_words_and_levels_are_controls():

@@ -56,6 +56,7 @@ ARMS = {
     "said, always": f"{EFFICIENT} 4 --gate-by said --gate-trust 0 --cutoff-trust 0",     # as in the paper
     "number, always": f"{EFFICIENT} 4 --gate-by number --gate-trust 0",
     "pilot, always": f"{EFFICIENT} 0 --gate-by pilot --gate-trust 0",
+    "oracle": f"{EFFICIENT} 0 --gate-by oracle",        # knows pass rates; hindsight, below, knows outcomes
     "short budget": "--algo grpo --max-new-tokens 96",
     # Parts.
     "state, mass 0.8": f"{EFFICIENT} 0 --gate-mass 0.8",
