@@ -9,6 +9,7 @@ solutions are all right or all wrong has no variance, so no gradient: leaving it
 costs nothing, if the prediction is right. The paper asks the policy and lets unanimity decide; how near to 0
 or 1 the mean has to be it does not say, and 1/16 is where it rounds to 0 or 8 of 8. Ours is to read z off the
 policy: off its probabilities where it names a number, or off its hidden states (lab/reading.py gets both).
+Hidden states also foretell l, how long right solutions are (`fit_lengths`).
 
 All rules hide the evidence against them, since nobody sees what a skipped problem or the rest of a stopped
 solution would have been. `Audit` does the arithmetic for a random share that is looked at nevertheless, and
@@ -87,7 +88,22 @@ def fit_counts(inputs: Tensor, counts: Tensor, weight: Tensor, start: Tensor, ri
     return weights.detach()
 
 
-def length_budget(lengths: Iterable[int | None], cap: int, factor: float = 2.0, minimum: int = 1) -> int:
+def fit_lengths(inputs: Tensor, lengths: Tensor, weight: Tensor, ridge: float) -> Tensor:
+    """Ridge regression from what is read of a problem to the mean length of its right solutions, in tokens.
+
+    inputs: [N, D + 1] and weight: [N], as in `fit_counts`. lengths: [N], N >= 1. Returns weights [D + 1]:
+    what is foretold is inputs @ them. Solved in the dual, N equations, since D may be the larger; the one has
+    no ridge.
+    """
+    with torch.autocast("cpu", enabled=False):
+        middle, mean = weight @ lengths / weight.sum(), weight @ inputs[:, :-1] / weight.sum()
+        centred = inputs[:, :-1] - mean
+        dual = torch.linalg.solve(centred @ centred.T + torch.diag(ridge / weight), lengths - middle)
+        slopes = centred.T @ dual
+        return torch.cat([slopes, (middle - mean @ slopes)[None]])
+
+
+def length_budget(lengths: Iterable[float | None], cap: int, factor: float = 2.0, minimum: int = 1) -> int:
     """How many tokens a solution may take: `factor` times the mean of the predicted ones.
 
     lengths: the predictions of one problem, in tokens; None is left out, and what is over `cap`, the budget

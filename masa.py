@@ -159,7 +159,8 @@ def predict_first(sampler: Sampler, run: Run) -> Batch:
     limits = [cutoff(group, run, cutting) for group in groups]
     sampler.solve(groups, config.group_size - (PILOT if config.gate_by == "pilot" else 0))
     if config.gate_by in FEATURES:
-        run.reader.add(torch.cat([g.features for g in groups]), [sum(g.correct) for g in groups])
+        run.reader.add(torch.cat([g.features for g in groups]), [sum(g.correct) for g in groups],
+                       [g.right_length for g in groups])
         run.reader.fit()
 
     # Audits: was a flagged group without variance, would a solution over its limit have been wrong? (For the
@@ -239,7 +240,10 @@ def cutoff(group: Group, run: Run, cutting: bool) -> int:
     config, whole = run.config, run.config.max_new_tokens
     if not config.cutoff or (config.gate and group.flagged):
         return whole
-    lengths = [p.solution_length for p in group.predictions]
+    if config.cutoff_by == "said" or group.features is None:            # the paper's
+        lengths = [p.solution_length for p in group.predictions]
+    else:                                                               # ours: by what the gate has read
+        lengths = run.reader.lengths(group.features)
     limit = length_budget(lengths, whole, config.cutoff_factor, config.cutoff_min)
     group.budgets = [limit if cutting and run.rng.random() >= config.audit_fraction else whole
                      for _ in range(config.group_size)]

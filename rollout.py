@@ -89,6 +89,12 @@ class Group:
         """Are all grades equal? Such a group has no gradient."""
         return len(set(self.correct)) < 2
 
+    @property
+    def right_length(self) -> float:
+        """The mean length of the right solutions, in tokens; nan if there is none."""
+        right = [length for length, c in zip(self.solutions.lengths, self.correct) if c]
+        return sum(right) / len(right) if right else float("nan")
+
 
 @dataclass
 class Sampler:

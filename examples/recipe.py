@@ -30,7 +30,7 @@ from lab.flags import Config
 from lab.folder import RunFolder, read_json, write_whole
 from lab.metrics import summarise
 from lab.policy import load_policy, pick_device
-from lab.reading import FEATURES, CountReader
+from lab.reading import FEATURES, Reader
 from rewards import ATTEMPTS
 from rollout import Group, Sampler
 from tasks.problems import load_problems
@@ -81,7 +81,7 @@ def run(folder, done, *flags):
 def foretell(sampler, problems, seed):
     """How well do hidden states, and words, say which problems a policy always or never solves?
 
-    sampler: a Sampler; problems: a list of Problem. Each is solved 8 times; a `CountReader` of four fifths
+    sampler: a Sampler; problems: a list of Problem. Each is solved 8 times; a `Reader` of four fifths
     of them gives z of the fifth. Returns the share of silent groups, and of either reader: the AUC of z and
     its 95 % interval (resampled problems), the share of problems with a z of at least 0.9, and the share of
     these that are silent (None: there are none).
@@ -100,8 +100,8 @@ def foretell(sampler, problems, seed):
     for name in ("state", "words"):
         features, z = FEATURES[name](sampler, groups), np.zeros(len(groups))
         for part in range(5):
-            reader, known = CountReader(ATTEMPTS), np.flatnonzero(fold != part).tolist()
-            reader.add(features[known], [counts[i] for i in known])
+            reader, known = Reader(ATTEMPTS), np.flatnonzero(fold != part).tolist()
+            reader.add(features[known], [counts[i] for i in known], [groups[i].right_length for i in known])
             reader.fit(200)
             z[fold == part] = silent_mass(reader.probabilities(features[fold == part]))
         resampled = [auc(rows) for rows in rng.integers(0, len(z), (1000, len(z)))]

@@ -104,7 +104,9 @@ class Method:
                              "share of the skipped would have taught nothing; 0: always", least=0, most=1)
     refill: bool = flag(True, "draw more problems in place of the skipped ones")
     cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
-    cutoff_factor: float = flag(2.0, "solutions stop at this many times the mean predicted length", above=0)
+    cutoff_by: Literal["said", "read"] = flag("read", "what the cutoff goes by: said: M predicted lengths "
+        "(the paper's); read: what the gate reads says of right solutions (with another gate: said)")
+    cutoff_factor: float = flag(2.0, "solutions stop at this many times the mean foretold length", above=0)
     cutoff_trust: float = flag(0.9, "stop only while audits show, with 95 %% confidence, that more than this "
                                "share of the stopped would have been wrong; 0: always", least=0, most=1)
     cutoff_min: int = flag(16, "tokens that a solution may always take", least=1)
@@ -169,13 +171,15 @@ ABOUT = (
 # Flags that do nothing unless something else is set: (when they work, in words, their names).
 NEEDS = (
     (lambda c: c.algo == "masa-efficient", "--algo masa-efficient",
-     "gate_start gate gate_by gate_mass gate_trust refill cutoff cutoff_factor cutoff_trust cutoff_min "
-     "audit_fraction mask_cut clone"),
+     "gate_start gate gate_by gate_mass gate_trust refill cutoff cutoff_by cutoff_factor cutoff_trust "
+     "cutoff_min audit_fraction mask_cut clone"),
     (lambda c: c.algo != "grpo", "--algo masa or masa-efficient", "meta_group_size"),
     (lambda c: c.algo != "grpo" and c.meta_group_size, "predictions to train on",
-     "notion_variant meta_reward meta_weight cutoff cutoff_factor cutoff_trust cutoff_min mask_cut clone"),
+     "notion_variant meta_reward meta_weight clone"),
+    (lambda c: c.meta_group_size or (c.gate_by in ("state", "words", "level") and c.cutoff_by == "read"),
+     "predictions, or a gate that reads", "cutoff cutoff_by cutoff_factor cutoff_trust cutoff_min mask_cut"),
     (lambda c: c.gate, "the gate", "gate_trust refill"),
-    (lambda c: c.cutoff, "the cutoff", "cutoff_factor cutoff_trust cutoff_min mask_cut"),
+    (lambda c: c.cutoff, "the cutoff", "cutoff_by cutoff_factor cutoff_trust cutoff_min mask_cut"),
     (lambda c: c.gate_by not in ("said", "pilot"), "another --gate-by", "gate_mass"),
     (lambda c: c.clone, "--clone", "clone_learning_rate"),
     (lambda c: c.inner_epochs * c.minibatches > 1, "several optimiser steps on the same rollouts, by "
@@ -305,7 +309,7 @@ PRESETS = {
     "gpu": GPU,
     "paper": GPU | dict(model="Qwen/Qwen3-8B-Base", steps=314, problems_per_step=128, group_size=16,
                         meta_group_size=16, max_new_tokens=16_384, max_meta_tokens=4096,
-                        max_prompt_tokens=2048, gate_by="said", gate_start=20, clone=True)}
+                        max_prompt_tokens=2048, gate_by="said", cutoff_by="said", gate_start=20, clone=True)}
 
 
 def parse_groups(groups, description, arguments=None, defaults=()):

@@ -12,38 +12,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gating import fit_counts, number_mass
+from gating import fit_counts, fit_lengths, number_mass
 from grpo import head_of
 from rollout import Group, Sampler, pad_rows, positions, sampling_mode
 from tasks.prompts import encode, solution_messages
 
 
-class CountReader:
-    """How many of a problem's G solutions will be right, by `gating.fit_counts` of the groups until now.
+class Reader:
+    """What becomes of a problem's G solutions, by regressions on the groups until now: how many will be right
+    (`gating.fit_counts`), and how long the right ones will be (`gating.fit_lengths`).
 
     Features: [N, D] floats on the CPU, detached. They age as the policy learns: a group weighs
-    decay ** age, in steps, and only the newest `window` steps count. The ridge grows with D, so that what the
-    regression believes before it has seen a group does not: 5 for the 288 of the toy model, 30 for 2,304.
+    decay ** age, in steps, and only the newest `window` steps count. The ridges grow with D, so that what is
+    believed before a group was seen does not: for counts 5 for the 288 of the toy model, 30 for 2,304; for
+    lengths D, so that one group moves what is foretold of it half way.
     """
 
     def __init__(self, group_size: int, window: int = 40, decay: float = 0.97):
         self.size, self.decay = group_size + 1, decay
-        self.steps, self.weights = deque(maxlen=window), None   # of each step (features, counts)
+        self.steps = deque(maxlen=window)               # of each step (features, counts, lengths)
+        self.weights = self.slopes = None               # of counts, of lengths
 
-    def add(self, features: Tensor, counts: list[int]) -> None:
-        """Add a step's groups: features [N, D], and how many solutions of each were right."""
-        self.steps.append((features, torch.tensor(counts)))
+    def add(self, features: Tensor, counts: list[int], lengths: list[float]) -> None:
+        """Add a step's groups: features [N, D], how many solutions of each were right, and the mean length of
+        these (nan where none was)."""
+        self.steps.append((features, torch.tensor(counts), torch.tensor(lengths, dtype=torch.float)))
 
     def fit(self, iterations: int = 20) -> None:
-        """Fit the groups that there are, from the last solution."""
-        features, counts = (torch.cat(column) for column in zip(*self.steps))
+        """Fit the groups that there are, counts from the last solution."""
+        features, counts, lengths = (torch.cat(column) for column in zip(*self.steps))
         weight = torch.cat([torch.full(row.shape, self.decay ** (len(self.steps) - i))
-                            for i, (_, row) in enumerate(self.steps)])
+                            for i, (_, row, _) in enumerate(self.steps)])
         self.mean = features.mean(0)
         self.std = features.std(0).nan_to_num(0.0).clamp(min=1e-6)              # nan: of a single problem
         inputs = self.inputs(features)
         start = torch.zeros(inputs.shape[1], self.size) if self.weights is None else self.weights
         self.weights = fit_counts(inputs, counts, weight, start, max(5.0, inputs.shape[1] / 77), iterations)
+        known = ~lengths.isnan()
+        if known.any():
+            self.slopes = fit_lengths(inputs[known], lengths[known], weight[known], float(inputs.shape[1]))
 
     def inputs(self, features: Tensor) -> Tensor:
         return F.pad((features - self.mean) / self.std, (0, 1), value=1.0)
@@ -53,10 +60,17 @@ class CountReader:
         with torch.autocast("cpu", enabled=False):
             return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
 
+    def lengths(self, features: Tensor) -> list[float | None]:
+        """The mean length of right solutions of each of N problems, in tokens; None before one was right."""
+        with torch.autocast("cpu", enabled=False):
+            return ([None] * len(features) if self.slopes is None else
+                    (self.inputs(features) @ self.slopes).tolist())
+
     def state_dict(self) -> dict:
         """What `load_state_dict` needs to go on, as tensors."""
-        names = () if self.weights is None else ("mean", "std", "weights")
-        return {name: getattr(self, name) for name in names} | {"steps": [list(step) for step in self.steps]}
+        fitted = {name: getattr(self, name, None) for name in ("mean", "std", "weights", "slopes")}
+        return {name: value for name, value in fitted.items() if value is not None} | {
+            "steps": [list(step) for step in self.steps]}
 
     def load_state_dict(self, state: dict) -> None:
         self.steps.extend(map(tuple, state["steps"]))
@@ -69,7 +83,7 @@ def states(sampler: Sampler, groups: list[Group]) -> Tensor:
     """Hidden states of four layers at the last token of each problem's prompt: [N, D], on the CPU.
 
     What the policy knows about a problem before it writes a token. D is four times the hidden size: 32 KB a
-    problem for Qwen3-1.7B, 21 MB for the 640 of a `CountReader` (8B and the 5,120 of preset paper: 335 MB).
+    problem for Qwen3-1.7B, 21 MB for the 640 of a `Reader` (8B and the 5,120 of preset paper: 335 MB).
     """
     chats = [solution_messages(group.problem.text) for group in groups]
     prompts = [encode(sampler.tokenizer, chat, sampler.thinking) for chat in chats]
@@ -148,7 +162,7 @@ def word_features(texts: list[str], size: int = 256) -> Tensor:
     return counts
 
 
-# [N, D] of N groups, for a `CountReader`. `words` and `level` are controls for `state`; a new one is a row.
+# [N, D] of N groups, for a `Reader`. `words` and `level` are controls for `state`; a new one is a row.
 FEATURES = {
     "state": states,
     "words": lambda _, groups: word_features([group.problem.text for group in groups]),

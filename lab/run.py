@@ -24,7 +24,7 @@ from lab.cold_start import cold_start
 from lab.folder import RunFolder, read_json
 from lab.metrics import path_metrics, summarise
 from lab.policy import check_name, check_size, keep_fitting, load_policy, pick_device, room, tokens_at_once
-from lab.reading import CountReader
+from lab.reading import Reader
 from lab.results import read_results
 from rollout import Sampler
 from tasks.problems import ProblemStream, fingerprint, is_generated, load_problems, split
@@ -92,7 +92,7 @@ class Run:
             read_results(self.path / "before.json")
         self.compute(self.device.type == "cuda")
         self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
-        self.reader = CountReader(config.group_size)
+        self.reader = Reader(config.group_size)
         self.state = {"step": 0, "position": 0, "tokens": 0, "prefilled": 0, "seconds": 0.0}
         self.broken = self.silent = 0           # steps in a row: left out, without variance
         self.told, self.evaluation_seconds = False, None        # how long it will take; of an evaluation

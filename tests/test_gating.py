@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from gating import Audit, fit_counts, length_budget, lower_bound, number_mass, should_skip, silent_mass
+from gating import (
+    Audit,
+    fit_counts,
+    fit_lengths,
+    length_budget,
+    lower_bound,
+    number_mass,
+    should_skip,
+    silent_mass,
+)
 from lab.metrics import precision_recall
-from lab.reading import CountReader
+from lab.reading import Reader
 from rewards import parse_meta
 
 
@@ -100,41 +109,68 @@ def test_a_fit_is_where_the_gradient_vanishes():
     assert not start.any() and np.abs(inputs.T @ errors + prior).max() < 1e-3
 
 
+@pytest.mark.parametrize("features", [3, 60])                # fewer and more than problems
+def test_lengths_are_fitted_where_the_gradient_vanishes(features):
+    """X' diag(w) (X v - y) + ridge (v without its last) = 0, in float64 by numpy."""
+    rng = np.random.default_rng(4)
+    inputs = np.column_stack([rng.normal(size=(20, features)), np.ones(20)])
+    lengths, weight = rng.uniform(10, 90, 20), rng.uniform(0.1, 1, 20)
+    fitted = fit_lengths(*map(torch.tensor, (inputs, lengths, weight)), ridge=0.7).numpy()
+    gradient = inputs.T @ (weight * (inputs @ fitted - lengths))
+    gradient[:-1] += 0.7 * fitted[:-1]
+    assert np.abs(gradient).max() < 1e-9
+    one = torch.ones(1)
+    assert fit_lengths(torch.tensor([[2.0, 1.0]]), 30 * one, one, 1.0).tolist() == [0, 30]
+
+
 def simulated(rng, count):
-    """Features that tell the pass rate of a problem (0.02, 0.5 or 0.98), and how many of 4 solutions are
-    right."""
+    """Features that tell the pass rate of a problem (0.02, 0.5 or 0.98), how many of 4 solutions are right,
+    and the length of these: 20, 40 or 60."""
     kinds = rng.integers(0, 3, count)
     features = torch.eye(3)[kinds] * 7 + torch.tensor(rng.normal(size=(count, 3)), dtype=torch.float32)
-    return kinds, features, rng.binomial(4, np.array([0.02, 0.5, 0.98])[kinds]).tolist()
+    counts = rng.binomial(4, np.array([0.02, 0.5, 0.98])[kinds]).tolist()
+    return kinds, features, counts, [20.0 * kind + 20 if k else math.nan for kind, k in zip(kinds, counts)]
 
 
-def test_a_reader_learns_how_many_solutions_will_be_right():
-    rng, reader = np.random.default_rng(0), CountReader(4)
-    assert reader.probabilities(torch.zeros(1, 3)) is None
+def test_a_reader_learns_how_many_solutions_will_be_right_and_how_long():
+    rng, reader = np.random.default_rng(0), Reader(4)
+    assert reader.probabilities(torch.zeros(1, 3)) is None and reader.lengths(torch.zeros(2, 3)) == [None] * 2
     for _ in range(40):
-        _, features, counts = simulated(rng, 16)
-        reader.add(features, counts)
+        reader.add(*simulated(rng, 16)[1:])
         reader.fit()
-    kinds, features, _ = simulated(rng, 600)
+    kinds, features, *_ = simulated(rng, 600)
     probabilities = reader.probabilities(features)
     assert probabilities.shape == (600, 5) and not probabilities.requires_grad
     torch.testing.assert_close(probabilities.sum(1), torch.ones(600))
     mass = silent_mass(probabilities).numpy()
     for kind, rate in enumerate((0.02, 0.5, 0.98)):
         assert mass[kinds == kind].mean() == pytest.approx(rate ** 4 + (1 - rate) ** 4, abs=0.08)
+    lengths = np.array(reader.lengths(features))
+    for kind, length in ((1, 40), (2, 60)):             # the other is seldom right, so that labels are few
+        assert lengths[kinds == kind].mean() == pytest.approx(length, abs=4)
+
+
+def test_where_nothing_was_right_no_length_is_foretold():
+    reader = Reader(4)
+    reader.add(torch.eye(2), [0, 0], [math.nan] * 2)
+    reader.fit()
+    assert reader.lengths(torch.eye(2)) == [None, None]
+    reader.add(torch.eye(2), [0, 1], [math.nan, 30.0])
+    reader.fit()
+    assert reader.lengths(torch.eye(2)) == [30.0, 30.0]
 
 
 def test_a_reader_forgets_what_is_old():
     """The problems turn round: what was always right becomes wrong. The newest steps count most."""
-    reader, features = CountReader(4, window=6, decay=0.5), torch.eye(2).repeat(4, 1)
+    reader, features = Reader(4, window=6, decay=0.5), torch.eye(2).repeat(4, 1)
     for counts in ([4, 0], [0, 4]):
         for _ in range(6):
-            reader.add(features, counts * 4)
+            reader.add(features, counts * 4, [9.0] * 8)
             reader.fit()
         assert len(reader.steps) == 6
         assert reader.probabilities(torch.eye(2)).argmax(1).tolist() == counts
-    reader.add(features, [2, 2] * 4)
-    reader.add(features, [2, 2] * 4)
+    reader.add(features, [2, 2] * 4, [9.0] * 8)
+    reader.add(features, [2, 2] * 4, [9.0] * 8)
     reader.fit()
     assert reader.probabilities(torch.eye(2)).argmax(1).tolist() == [2, 2]
 
@@ -145,15 +181,15 @@ def test_features_that_are_there_twice_say_no_more():
     features = torch.tensor(rng.normal(size=(60, 600)), dtype=torch.float32)
     counts = (2 + 2 * features[:, 0]).round().clamp(0, 4).long().tolist()
     for copies in (1, 2):
-        reader = CountReader(4)
-        reader.add(features[:50].repeat(1, copies), counts[:50])
+        reader = Reader(4)
+        reader.add(features[:50].repeat(1, copies), counts[:50], [9.0] * 50)
         reader.fit(500)
         found.append(reader.probabilities(features.repeat(1, copies)))
     torch.testing.assert_close(*found, rtol=0, atol=0.01)
 
 
 def test_a_reader_goes_on_after_a_restart(tmp_path):
-    rng, reader, again = np.random.default_rng(1), CountReader(4), CountReader(4)
+    rng, reader, again = np.random.default_rng(1), Reader(4), Reader(4)
     again.load_state_dict(reader.state_dict())              # nothing yet
     assert again.probabilities(torch.zeros(1, 3)) is None
     steps = [simulated(rng, 8)[1:] for _ in range(4)]

@@ -16,7 +16,7 @@ import masa
 from gating import Audit
 from grpo import NotFinite, group_advantages
 from lab.flags import Config
-from lab.reading import CountReader
+from lab.reading import Reader
 from masa import (
     Batch,
     clone_experts,
@@ -95,7 +95,7 @@ class World:
         self.order = itertools.cycle([Problem(str(i), kind, "1") for i, kind in enumerate(kinds)])
         self.stream, self.tokenizer, self.rng, self.solved = self, Words(), random.Random(0), []
         self.gate_audit, self.cutoff_audit, self.experts = Audit(), Audit(), []
-        self.sampler, self.reader, self.state = Script(says, self.solved), CountReader(2), {"step": 0}
+        self.sampler, self.reader, self.state = Script(says, self.solved), Reader(2), {"step": 0}
         self.kept, self.updates, self.skipped = [], [], []
         monkeypatch.setattr(masa, "Run", lambda config, evaluate: self)
         monkeypatch.setattr(masa, "update", self.update)
@@ -259,6 +259,17 @@ def test_cut_solutions_are_wrong(monkeypatch):
     assert sum(flat(batch, "correct")) == 2 and batch.wasted == 0
     world = World([OPEN], {OPEN: (4, 3)}, monkeypatch, cutoff=False)
     assert not any(flat(world.predict_first(), "cut"))
+
+
+def test_the_cutoff_by_reading(monkeypatch):
+    """Right solutions take 8 tokens, which a step must have seen; a limit of 6 stops them all."""
+    flags = dict(gate_by="state", gate=False, cutoff_factor=0.75, audit_fraction=1e-9)
+    world = World([OPEN], HONEST, monkeypatch, meta_group_size=0, **flags)
+    first, second = world.predict_first(), world.predict_first()
+    assert first.metrics["cutoff/mean_budget"] == 20 and not any(flat(first, "cut"))
+    assert second.metrics["cutoff/mean_budget"] == 6 and all(flat(second, "cut"))
+    world = World([OPEN], {OPEN: (4, 12)}, monkeypatch, cutoff_by="said", **flags)
+    assert [world.predict_first().metrics["cutoff/mean_budget"] for _ in range(2)] == [9, 9]
 
 
 def test_a_share_of_solutions_goes_on_for_the_audit_of_the_cutoff(monkeypatch):

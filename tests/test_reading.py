@@ -62,7 +62,8 @@ def test_the_mass_by_solving_is_that_of_the_share_of_right_solutions(monkeypatch
         for group in groups:
             group.correct = [group.problem.text == "easy" or i == 0 for i in range(tries)]
 
-    sampler, groups = Sampler(None, None, 9, 9), [Group(Problem("a", text, "1"), [9]) for text in ("easy", "x")]
+    sampler = Sampler(None, None, 9, 9)
+    groups = [Group(Problem("a", text, "1"), [9]) for text in ("easy", "x")]
     monkeypatch.setattr(sampler, "solve", solve)
     assert mass_by_solving(sampler, groups, 3, 4) == pytest.approx([1.0, (27 + 1) / 64])
     assert sampler.prefilled == 0 and not groups[0].correct and groups[0].solutions is None

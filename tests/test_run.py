@@ -20,7 +20,7 @@ from gating import Audit
 from grpo import group_advantages, update
 from lab.flags import Config
 from lab.folder import read_json
-from lab.reading import CountReader
+from lab.reading import Reader
 from lab.report import TokenCount
 from lab.run import Run, StopRequest, read_problems
 from rewards import MetaPrediction
@@ -66,9 +66,10 @@ def test_two_and_two_steps_are_four(tmp_path, problems, sometimes_right, save):
     assert {"curves.png", "awareness.png", "config.json"} <= set(os.listdir(tmp_path / "four"))
 
 
-@pytest.mark.parametrize("gate_by", ["said", "state"])
+@pytest.mark.parametrize("rules", ["--gate-by said", "--gate-by state",
+                                   "--gate-by state --no-gate --cutoff-factor 0.3"])
 def test_two_and_two_steps_are_four_of_masa_efficient(tmp_path, problems, sometimes_right, monkeypatch,
-                                                      gate_by):
+                                                      rules):
     """With gating, cutoff, both audits, and experts that are collected before the stop and imitated after
     it."""
     monkeypatch.setattr("rollout.parse_meta", lambda text, budget: MetaPrediction(
@@ -79,16 +80,16 @@ def test_two_and_two_steps_are_four_of_masa_efficient(tmp_path, problems, someti
              "--gate-mass 1e-9 --audit-fraction 0.5 --cutoff-min 2 --cutoff-trust 0 --warmup-steps 4 "
              "--clone --eval-problems 0")
     model = save_chat_model(tmp_path / "model")
-    common = ["--model", model, "--data", problems, *SMALL, *flags.split(), "--gate-by", gate_by]
+    common = ["--model", model, "--data", problems, *SMALL, *flags.split(), *rules.split()]
     train(*common, "--output", tmp_path / "four", "--steps", 4)
     train(*common, "--output", tmp_path / "two", "--steps", 2)
     waiting = len(trainer(tmp_path / "two")["experts"])
     train(*common, "--output", tmp_path / "two", "--steps", 4, "--resume")
     rows = logged(tmp_path / "four")
     assert waiting and any("clone/loss" in row for row in rows[2:])
-    assert any(row["gate/share"] > 0 for row in rows)
-    # there every problem is flagged
-    assert any(row["cutoff/share"] > 0 for row in rows) or gate_by == "state"
+    # By state every problem is flagged, and none of these is cut.
+    assert any(row["gate/share"] > 0 for row in rows) == ("--no-gate" not in rules)
+    assert any(row["cutoff/share"] > 0 for row in rows) == (rules != "--gate-by state")
     assert same_end(tmp_path / "four", tmp_path / "two")
 
 
@@ -183,14 +184,14 @@ def test_the_trainer_of_another_model_is_one_line():
     def restore(stored, **parts):
         run = Run.__new__(Run)
         run.folder = SimpleNamespace(checkpoint="run/checkpoint")
-        run.state, run.reader = {"step": 0, "position": 0}, CountReader(4)
+        run.state, run.reader = {"step": 0, "position": 0}, Reader(4)
         run.gate_audit, run.cutoff_audit = Audit(), Audit()
         run.optimizer, run.cloner = parts.pop("optimizer"), optimizer((2, 3), 4)
         run.restore(stored)
         return run
     stored = {"optimizer": optimizer((2, 3), 4).state_dict(), "gate_audit": Audit().state_dict(),
               "experts": [([1], [2])],
-              "cutoff_audit": Audit().state_dict(), "reader": CountReader(4).state_dict(),
+              "cutoff_audit": Audit().state_dict(), "reader": Reader(4).state_dict(),
               "cloner": optimizer((2, 3), 4).state_dict(),
               "state": {"step": 7, "position": 3}}
     run = restore(stored, optimizer=optimizer((2, 3), 4))

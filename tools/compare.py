@@ -37,41 +37,45 @@ from lab.folder import read_json, write_whole
 from lab.metrics import summarise
 from lab.report import cell
 
-EFFICIENT = "--algo masa-efficient --meta-group-size"
+ASKING = "--algo masa-efficient --cutoff-by said --meta-group-size"      # so many predictions
+READING = "--algo masa-efficient --meta-group-size 0"                    # none
 ARMS = {
     "grpo": "--algo grpo",
     "dynamic": "--algo grpo --dynamic-sampling",
     "masa": "--algo masa",
-    "said": f"{EFFICIENT} 4 --gate-by said",
-    "said, cloned": f"{EFFICIENT} 4 --gate-by said --clone",
-    "number": f"{EFFICIENT} 4 --gate-by number",
-    "state": f"{EFFICIENT} 4",
+    "said": f"{ASKING} 4 --gate-by said",
+    "said, cloned": f"{ASKING} 4 --gate-by said --clone",
+    "number": f"{ASKING} 4 --gate-by number",
+    "state": f"{ASKING} 4",
+    "state, no predictions": f"{READING} --no-cutoff",
+    "state, read cutoff": READING,
     # Controls: without what is claimed to matter.
-    "state, no predictions": f"{EFFICIENT} 0",
-    "words": f"{EFFICIENT} 4 --gate-by words",
-    "words, no predictions": f"{EFFICIENT} 0 --gate-by words",
-    "level": f"{EFFICIENT} 4 --gate-by level",
-    "pilot": f"{EFFICIENT} 0 --gate-by pilot",
-    "shuffled": f"{EFFICIENT} 4 --meta-reward shuffled",
-    "said, always": f"{EFFICIENT} 4 --gate-by said --gate-trust 0 --cutoff-trust 0",     # as in the paper
-    "number, always": f"{EFFICIENT} 4 --gate-by number --gate-trust 0",
-    "pilot, always": f"{EFFICIENT} 0 --gate-by pilot --gate-trust 0",
-    "oracle": f"{EFFICIENT} 0 --gate-by oracle",        # knows pass rates; hindsight, below, knows outcomes
+    "words": f"{ASKING} 4 --gate-by words",
+    "words, no predictions": f"{READING} --gate-by words --no-cutoff",
+    "words, read cutoff": f"{READING} --gate-by words",
+    "level": f"{ASKING} 4 --gate-by level",
+    "pilot": f"{READING} --gate-by pilot",
+    "shuffled": f"{ASKING} 4 --meta-reward shuffled",
+    "said, always": f"{ASKING} 4 --gate-by said --gate-trust 0 --cutoff-trust 0",     # as in the paper
+    "number, always": f"{ASKING} 4 --gate-by number --gate-trust 0",
+    "pilot, always": f"{READING} --gate-by pilot --gate-trust 0",
+    "oracle": f"{READING} --gate-by oracle",       # knows pass rates; "hindsight", below, outcomes
     "short budget": "--algo grpo --max-new-tokens 96",
     # Parts.
-    "state, mass 0.8": f"{EFFICIENT} 0 --gate-mass 0.8",
-    "state, short budget": f"{EFFICIENT} 0 --max-new-tokens 96",
-    "state, M = 2": f"{EFFICIENT} 2",
-    "state, M = 8": f"{EFFICIENT} 8",
-    "state, weight 0.3": f"{EFFICIENT} 4 --meta-weight 0.3",
-    "state, no refill": f"{EFFICIENT} 4 --no-refill",
-    "state, lean": f"{EFFICIENT} 0 --no-refill",
-    "words, lean": f"{EFFICIENT} 0 --no-refill --gate-by words",
-    "state, no cutoff": f"{EFFICIENT} 4 --no-cutoff",
-    "state, masked cuts": f"{EFFICIENT} 4 --mask-cut",
-    "state, always cut": f"{EFFICIENT} 4 --cutoff-trust 0",
-    "state, always cut, masked": f"{EFFICIENT} 4 --cutoff-trust 0 --mask-cut",
-    "state, cloned": f"{EFFICIENT} 4 --clone",
+    "state, read cutoff, always": f"{READING} --cutoff-trust 0",
+    "state, mass 0.8": f"{READING} --no-cutoff --gate-mass 0.8",
+    "state, short budget": f"{READING} --no-cutoff --max-new-tokens 96",
+    "state, M = 2": f"{ASKING} 2",
+    "state, M = 8": f"{ASKING} 8",
+    "state, weight 0.3": f"{ASKING} 4 --meta-weight 0.3",
+    "state, no refill": f"{ASKING} 4 --no-refill",
+    "state, lean": f"{READING} --no-cutoff --no-refill",
+    "words, lean": f"{READING} --no-cutoff --no-refill --gate-by words",
+    "state, no cutoff": f"{ASKING} 4 --no-cutoff",
+    "state, masked cuts": f"{ASKING} 4 --mask-cut",
+    "state, always cut": f"{ASKING} 4 --cutoff-trust 0",
+    "state, always cut, masked": f"{ASKING} 4 --cutoff-trust 0 --mask-cut",
+    "state, cloned": f"{ASKING} 4 --clone",
     "masa, M = 4": "--algo masa --meta-group-size 4",
     "masa, shuffled": "--algo masa --meta-reward shuffled",
     "masa, weight 0": "--algo masa --meta-weight 0",
@@ -84,7 +88,7 @@ ARMS = {
 }
 STUDY = "--steps 60 --eval-every 10"
 PICTURED = ("grpo", "dynamic", "hindsight", "masa", "said", "state", "state, no predictions",
-            "words, no predictions", "short budget")
+            "state, read cutoff", "words, read cutoff", "short budget")
 
 
 # --- Running ----------------------------------------------------------------------------------------------
