@@ -105,7 +105,7 @@ class Method:
     refill: bool = flag(True, "draw more problems in place of the skipped ones")
     cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
     cutoff_by: Literal["said", "read"] = flag("read", "what the cutoff goes by: said: M predicted lengths "
-        "(the paper's); read: what the gate reads says of right solutions (with another gate: said)")
+        "(the paper's); read: how long right solutions will be, by what gating reads (else said)")
     cutoff_factor: float = flag(2.0, "solutions stop at this many times the mean foretold length", above=0)
     cutoff_trust: float = flag(0.9, "stop only while audits show, with 95 %% confidence, that more than this "
                                "share of the stopped would have been wrong; 0: always", least=0, most=1)
