@@ -7,6 +7,7 @@ Reading costs no sampled token: a prompt is read once for `states`, a prediction
 import re
 import zlib
 from collections import deque
+from math import isfinite
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +64,9 @@ class Reader:
     def lengths(self, features: Tensor) -> list[float | None]:
         """The mean length of right solutions of each of N problems, in tokens; None before one was right."""
         with torch.autocast("cpu", enabled=False):
-            return ([None] * len(features) if self.slopes is None else
-                    (self.inputs(features) @ self.slopes).tolist())
+            if self.slopes is None:
+                return [None] * len(features)
+            return [n if isfinite(n) else None for n in (self.inputs(features) @ self.slopes).tolist()]
 
     def state_dict(self) -> dict:
         """What `load_state_dict` needs to go on, as tensors."""
@@ -73,7 +75,8 @@ class Reader:
             "steps": [list(step) for step in self.steps]}
 
     def load_state_dict(self, state: dict) -> None:
-        self.steps.extend(map(tuple, state["steps"]))
+        for features, counts, lengths in state["steps"]:
+            self.steps.append((features, counts, lengths))
         for name in state.keys() - {"steps"}:
             setattr(self, name, state[name])
 
