@@ -40,7 +40,7 @@ def train(config: Config) -> Run:
         sampler = run.sampler
         for _ in run.steps():                                   # each seeded; evaluates and saves in between
             # Roll out: G solutions of every problem. MASA 1: and M predictions of how they will go.
-            # MASA-efficient 1: gate and cut by predictions, and solve only what is worth it.
+            # MASA-efficient 1: gate and cut by what is said or read, and solve only what is worth it.
             roll_out = predict_first if config.algo == "masa-efficient" else solve_all
             with run.sampling():
                 batch = (sample_dynamically if config.dynamic_sampling else roll_out)(sampler, run)

@@ -103,7 +103,7 @@ class Method:
     gate_trust: float = flag(0.7, "skip only while audits show, with 95 %% confidence, that more than this "
                              "share of the skipped would have taught nothing; 0: always", least=0, most=1)
     refill: bool = flag(True, "draw more problems in place of the skipped ones")
-    cutoff: bool = flag(True, "stop solutions that get much longer than predicted")
+    cutoff: bool = flag(True, "stop solutions that get much longer than foretold")
     cutoff_by: Literal["said", "read"] = flag("read", "what the cutoff goes by: said: M predicted lengths "
         "(the paper's); read: how long right solutions will be, by what gating reads (else said)")
     cutoff_factor: float = flag(2.0, "solutions stop at this many times the mean foretold length", above=0)
@@ -176,8 +176,9 @@ NEEDS = (
     (lambda c: c.algo != "grpo", "--algo masa or masa-efficient", "meta_group_size"),
     (lambda c: c.algo != "grpo" and c.meta_group_size, "predictions to train on",
      "notion_variant meta_reward meta_weight clone"),
-    (lambda c: c.meta_group_size or (c.gate_by in ("state", "words", "level") and c.cutoff_by == "read"),
-     "predictions, or a gate that reads", "cutoff cutoff_by cutoff_factor cutoff_trust cutoff_min mask_cut"),
+    (lambda c: c.meta_group_size or (c.cutoff_by == "read" and
+                                     c.gate_by not in ("said", "number", "pilot", "oracle")), "predictions, or --cutoff-by read and a gate that reads",
+     "cutoff cutoff_by cutoff_factor cutoff_trust cutoff_min mask_cut"),
     (lambda c: c.gate, "the gate", "gate_trust refill"),
     (lambda c: c.cutoff, "the cutoff", "cutoff_by cutoff_factor cutoff_trust cutoff_min mask_cut"),
     (lambda c: c.gate_by not in ("said", "pilot"), "another --gate-by", "gate_mass"),

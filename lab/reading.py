@@ -7,7 +7,7 @@ Reading costs no sampled token: a prompt is read once for `states`, a prediction
 import re
 import zlib
 from collections import deque
-from math import isfinite
+from math import inf
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class Reader:
     Features: [N, D] floats on the CPU, detached. They age as the policy learns: a group weighs
     decay ** age, in steps, and only the newest `window` steps count. The ridges grow with D, so that what is
     believed before a group was seen does not: for counts 5 for the 288 of the toy model, 30 for 2,304; for
-    lengths D, so that one group moves what is foretold of it half way.
+    lengths D + 1, so that one group moves what is foretold of it about half way.
     """
 
     def __init__(self, group_size: int, window: int = 40, decay: float = 0.97):
@@ -62,11 +62,13 @@ class Reader:
             return None if self.weights is None else (self.inputs(features) @ self.weights).softmax(-1)
 
     def lengths(self, features: Tensor) -> list[float | None]:
-        """The mean length of right solutions of each of N problems, in tokens; None before one was right."""
+        """The mean length of right solutions of each of N problems, in tokens, from features [N, D]; None
+        where there is none above 0, and before a solution was right."""
         with torch.autocast("cpu", enabled=False):
             if self.slopes is None:
                 return [None] * len(features)
-            return [n if isfinite(n) else None for n in (self.inputs(features) @ self.slopes).tolist()]
+            foretold = (self.inputs(features) @ self.slopes).tolist()
+            return [length if 0 < length < inf else None for length in foretold]
 
     def state_dict(self) -> dict:
         """What `load_state_dict` needs to go on, as tensors."""
@@ -75,7 +77,7 @@ class Reader:
             "steps": [list(step) for step in self.steps]}
 
     def load_state_dict(self, state: dict) -> None:
-        for features, counts, lengths in state["steps"]:
+        for features, counts, lengths in state["steps"]:        # a ValueError if they are of another kind
             self.steps.append((features, counts, lengths))
         for name in state.keys() - {"steps"}:
             setattr(self, name, state[name])

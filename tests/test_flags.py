@@ -144,9 +144,9 @@ def test_a_switch_of_two_words():
     ("--clone-learning-rate 1", "--clone-learning-rate does nothing here: only with --clone\n"),
     ("--algo masa-efficient --meta-group-size 0 --cutoff-min 9", ""),
     ("--algo masa-efficient --meta-group-size 0 --gate-by pilot --cutoff-min 9",
-     "--cutoff-min does nothing here: only with predictions, or a gate that reads\n"),
+     "--cutoff-min does nothing here: only with predictions, or --cutoff-by read and a gate that reads\n"),
     ("--algo masa-efficient --meta-group-size 0 --cutoff-by said",
-     "--cutoff-by does nothing here: only with predictions, or a gate that reads\n"),
+     "--cutoff-by does nothing here: only with predictions, or --cutoff-by read and a gate that reads\n"),
     ("--algo masa-efficient --gate-by said --gate-mass 0.5",
      "--gate-mass does nothing here: only with another --gate-by\n"),
     ("--minibatches 1 --clip-high 0.3", "--clip-high does nothing here: only with several optimiser steps on "

@@ -158,6 +158,9 @@ def test_where_nothing_was_right_no_length_is_foretold():
     reader.add(torch.eye(2), [0, 1], [math.nan, 30.0])
     reader.fit()
     assert reader.lengths(torch.eye(2)) == [30.0, 30.0]
+    reader.add(torch.tensor([[9.0, 0.0]]), [1], [1.0])
+    reader.fit()
+    assert reader.lengths(torch.tensor([[99.0, 0.0], [1.0, 0.0]]))[0] is None       # far out: below 0
     reader.add(torch.full((2, 2), math.nan), [1, 1], [30.0, 30.0])      # a policy that is broken
     reader.fit()
     assert reader.lengths(torch.eye(2)) == [None, None]

@@ -59,7 +59,7 @@ ARMS = {
     "said, always": f"{ASKING} 4 --gate-by said --gate-trust 0 --cutoff-trust 0",     # as in the paper
     "number, always": f"{ASKING} 4 --gate-by number --gate-trust 0",
     "pilot, always": f"{READING} --gate-by pilot --gate-trust 0",
-    "oracle": f"{READING} --gate-by oracle",       # knows pass rates; "hindsight", below, outcomes
+    "oracle": f"{READING} --gate-by oracle",       # knows pass rates; hindsight (in `report`) outcomes
     "short budget": "--algo grpo --max-new-tokens 96",
     # Parts.
     "state, read cutoff, always": f"{READING} --cutoff-trust 0",
