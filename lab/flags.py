@@ -177,7 +177,8 @@ NEEDS = (
     (lambda c: c.algo != "grpo" and c.meta_group_size, "predictions to train on",
      "notion_variant meta_reward meta_weight clone"),
     (lambda c: c.meta_group_size or (c.cutoff_by == "read" and
-                                     c.gate_by not in ("said", "number", "pilot", "oracle")), "predictions, or --cutoff-by read and a gate that reads",
+                                     c.gate_by not in ("said", "number", "pilot", "oracle")),
+     "predictions, or --cutoff-by read and a gate that reads",
      "cutoff cutoff_by cutoff_factor cutoff_trust cutoff_min mask_cut"),
     (lambda c: c.gate, "the gate", "gate_trust refill"),
     (lambda c: c.cutoff, "the cutoff", "cutoff_by cutoff_factor cutoff_trust cutoff_min mask_cut"),
