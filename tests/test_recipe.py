@@ -73,6 +73,7 @@ def test_what_gates_foretell(monkeypatch, tmp_path):
     def solve(groups, size):
         for group in groups:
             group.correct = [int(group.problem.id) % 3 > 0 and i % 2 > 0 for i in range(size)]
+            group.solutions = SimpleNamespace(lengths=[5] * size)
     sampler = SimpleNamespace(solve=solve, budget=8, progress=None)
     problems = [Problem(str(i), "", "") for i in range(240)]
     states = torch.tensor([[i % 3 == 0, i % 7] for i in range(240)]).float() * 9
